@@ -1,0 +1,80 @@
+"""Every error the edge knows, in three families.
+
+    (built in)  RuntimeError, ValueError, assert     ours: a bug; the process crashes and systemd restarts it
+    InspectError
+      World                                          the outside world: retried for ever by the one loop that owns it
+        CameraLost                                   no pictures: unplugged, stalled, connection cut
+          FormatChanged                              the camera now gives another picture size than the ring holds
+        BrokerGone                                   no MQTT broker
+        StorageFailing                               the disk is full, read-only or broken
+      Refusal                                        never retried: one clear line, an exit code
+        Usage             64                         the command line does not make sense
+        BadConfig         78                         configuration or recipe: file, key, found, allowed
+        BadSource          1                         a camera or file that can never give pictures
+        BadModel           1                         a model package that must not run; carries a stable `code`
+        ProviderMissing    1                         the execution provider that was asked for is not there
+        RuntimeMissing     1                         no onnxruntime installed; names the extra to add
+
+Foreign exceptions become one of these where the foreign library ends, `from err`.
+A message is one line: what, where, what was found, what is allowed.
+"""
+
+from __future__ import annotations
+
+
+class InspectError(Exception):
+    """Base of all errors that a user may see; `str()` is one line for a person."""
+
+    exit_code = 1
+
+
+class World(InspectError):
+    """The outside world failed; the loop that owns the resource retries with back-off."""
+
+
+class CameraLost(World):
+    """No pictures come any more; reopen with back-off."""
+
+
+class FormatChanged(CameraLost):
+    """The camera changed its picture size; nothing was written to the slot."""
+
+
+class BrokerGone(World):
+    """The MQTT broker cannot be reached or refused us for now."""
+
+
+class StorageFailing(World):
+    """The disk is full, read-only or broken; the last write is not on disk."""
+
+
+class Refusal(InspectError):
+    """What was asked for cannot be done and trying again would not help."""
+
+
+class Usage(Refusal):
+    exit_code = 64
+
+
+class BadConfig(Refusal):
+    exit_code = 78
+
+
+class BadSource(Refusal):
+    """A source that can never give pictures: missing file, not a video, no permission."""
+
+
+class BadModel(Refusal):
+    """A model package that must not run. `code` is stable and meant for machines, e.g. `digest-mismatch`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{message} [{code}]")
+        self.code = code
+
+
+class ProviderMissing(Refusal):
+    """The execution provider that was asked for is not available or silently fell back."""
+
+
+class RuntimeMissing(Refusal):
+    """onnxruntime is not installed."""
