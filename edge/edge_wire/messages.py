@@ -1,0 +1,350 @@
+"""What travels: the defect report, the device's state, its vitals and the plant's acknowledgement.
+
+1. Every message says what it is in `type` (`inspect.defect/1`); the number goes up only when an old reader would
+   misunderstand. A new field has a default, so that every payload ever sent can still be read.
+2. Types are strict, closed and bounded (see `fields`): what does not fit is refused, never guessed.
+3. `to_bytes` is deterministic: compact UTF-8 JSON, keys always in the order written here, numbers rounded.
+   `from_bytes(to_bytes(m)) == m`.
+4. A report is known by (device, epoch, seq): repeats can be dropped and gaps be seen by whoever keeps them.
+   An epoch is one life of the device's outbox; seq counts 1, 2, 3 ... within it.
+5. Times called `..._ns` are CLOCK_MONOTONIC of that device, good for differences; `..._utc` are for people.
+
+    >>> report = DefectReport.from_bytes(payload)
+    >>> report.id, report.verdict, [d.class_name for d in report.defects]
+"""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime
+from enum import Enum
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field, ValidationError
+from typing_extensions import Self
+
+from edge_wire.fields import (
+    Block,
+    Code,
+    Confidence,
+    Count,
+    Digest,
+    Epoch,
+    FrameBox,
+    JpegBase64,
+    Label,
+    Millimetres,
+    Milliseconds,
+    MonotonicNs,
+    Name,
+    OneLine,
+    PartBox,
+    Seq,
+    SeqRange,
+    Tenths,
+    UtcTime,
+)
+from edge_wire.manifest import ClassName
+
+MAX_PAYLOAD_BYTES = 256 * 1024
+"""No message of ours is larger; a reader may refuse a larger one unread."""
+MAX_DEFECTS = 300
+DRAFT_EPOCH = "000000000000-0000000000000000"
+DRAFT_SEQ = 1
+"""What a report carries until the outbox numbers it (`DefectReport.numbered`)."""
+
+
+class BadMessage(ValueError):
+    """Bytes that are not the message they should be; one line: where, what was found, what is allowed."""
+
+
+class VerdictKind(str, Enum):
+    OK = "OK"
+    NG = "NG"
+    UNKNOWN = "UNKNOWN"
+
+
+class PartMode(str, Enum):
+    FRAME = "frame"
+    BARRIER = "barrier"
+    TRIGGER = "trigger"
+
+
+class CameraStatus(str, Enum):
+    STARTING = "starting"
+    UP = "up"
+    LOST = "lost"
+    ENDED = "ended"
+
+
+class ReportId(NamedTuple):
+    """What makes a report one of a kind, everywhere and for ever."""
+
+    device: str
+    epoch: str
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.device}/{self.epoch}/{self.seq}"
+
+
+class Message(Block):
+    """A block that travels on its own."""
+
+    kind: ClassVar[str]
+
+    def to_bytes(self) -> bytes:
+        """Compact UTF-8 JSON; equal messages give equal bytes. Raises ValueError above MAX_PAYLOAD_BYTES."""
+        payload = self.model_dump_json().encode()
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise ValueError(f"a {self.kind} of {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} may leave")
+        return payload
+
+    @classmethod
+    def from_bytes(cls, payload: bytes) -> Self:
+        """Read a payload from the wire. Raises BadMessage, one line."""
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise BadMessage(f"{cls.kind}: {len(payload)} bytes, at most {MAX_PAYLOAD_BYTES} are allowed")
+        try:
+            return cls.model_validate_json(payload)
+        except ValidationError as err:
+            first = err.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = ".".join(str(step) for step in first["loc"])[:120] or "payload"
+            more = f" (and {err.error_count() - 1} more)" if err.error_count() > 1 else ""
+            raise BadMessage(f"{cls.kind}: {where}: {first['msg'][:300]}{more}") from err
+
+
+class Part(Block):
+    number: Count
+    """Counts the parts of this camera since the daemon started."""
+    mode: PartMode
+
+
+class Defect(Block):
+    class_name: ClassName
+    confidence: Confidence
+    box_px: FrameBox
+    part_box_px: PartBox
+    width_mm: Millimetres | None = None
+    height_mm: Millimetres | None = None
+    severity: Label
+    looks: Annotated[int, Field(ge=1, le=10_000)]
+    """On how many frames of this part it was seen."""
+
+
+class ModelRef(Block):
+    name: Label
+    version: Label
+    digest: Digest
+    """Of the model package's manifest."""
+    variant_digest: Digest
+    """Of the ONNX file that really ran."""
+
+
+class RecipeRef(Block):
+    name: Label
+    version: Label
+    digest: Digest
+
+
+class FrameRef(Block):
+    """The frame that the verdict rests on (the best look)."""
+
+    index: Count
+    captured_ns: MonotonicNs
+    captured_utc: UtcTime
+    age_ms: Milliseconds
+    """From capture to verdict."""
+
+
+class StageTimes(Block):
+    capture: Milliseconds
+    letterbox: Milliseconds
+    inference: Milliseconds
+    decode: Milliseconds
+    judge: Milliseconds
+
+
+class Thumbnail(Block):
+    width_px: Annotated[int, Field(ge=1, le=65535)]
+    height_px: Annotated[int, Field(ge=1, le=65535)]
+    crop_px: FrameBox
+    """What part of the frame it shows."""
+    jpeg_base64: JpegBase64 | None
+    """None: the picture was given up on the device because its disk was full."""
+
+    @property
+    def jpeg(self) -> bytes | None:
+        return None if self.jpeg_base64 is None else base64.b64decode(self.jpeg_base64)
+
+
+class DefectReport(Message):
+    """One part that was NG, or that could not be judged. `thumbnail` stays last: `split` and `join` rest on it."""
+
+    kind: ClassVar[str] = "inspect.defect/1"
+
+    type: Literal["inspect.defect/1"] = "inspect.defect/1"
+    device: Name
+    epoch: Epoch
+    seq: Seq
+    site: Name
+    line: Name
+    camera: Name
+    camera_digest: Digest
+    """Of the camera's identity, format and settings: another digest, other pictures."""
+    part: Part
+    verdict: Literal[VerdictKind.NG, VerdictKind.UNKNOWN]
+    reason: Code
+    defects: Annotated[tuple[Defect, ...], Field(max_length=MAX_DEFECTS)] = ()
+    model: ModelRef
+    recipe: RecipeRef
+    verdict_ns: MonotonicNs
+    verdict_utc: UtcTime
+    frame: FrameRef | None = None
+    """None: no usable frame showed this part."""
+    stages_ms: StageTimes | None = None
+    thumbnail: Thumbnail | None = None
+
+    @property
+    def id(self) -> ReportId:
+        return ReportId(self.device, self.epoch, self.seq)
+
+    def numbered(self, epoch: str, seq: int) -> DefectReport:
+        """The same report under its final number."""
+        return self.model_copy(update={"epoch": epoch, "seq": seq})
+
+    def split(self) -> tuple[bytes, bytes | None]:
+        """The payload without its picture, and the JPEG, so that the picture alone can be given up. See `join`."""
+        if self.thumbnail is None or self.thumbnail.jpeg_base64 is None:
+            return self.to_bytes(), None
+        bare = self.thumbnail.model_copy(update={"jpeg_base64": None})
+        return self.model_copy(update={"thumbnail": bare}).to_bytes(), self.thumbnail.jpeg
+
+
+def join(payload: bytes, jpeg: bytes | None) -> bytes:
+    """Put the picture back: `join(*report.split()) == report.to_bytes()`, without parsing anything."""
+    if jpeg is None:
+        return payload
+    if not payload.endswith(b'"jpeg_base64":null}}'):
+        raise ValueError("this report has no place for a picture")
+    return payload[: -len(b"null}}")] + b'"' + base64.b64encode(jpeg) + b'"}}'
+
+
+class CameraState(Block):
+    name: Name
+    status: CameraStatus
+    reason: Code | Literal[""] = ""
+
+
+class Degraded(Block):
+    """Something that works worse than it should; inspection goes on."""
+
+    code: Code
+    detail: OneLine = ""
+
+
+class DeviceState(Message):
+    """Retained. The last will is the same message with `offline`, `reason` = `connection-lost` and no `since`."""
+
+    kind: ClassVar[str] = "inspect.state/1"
+
+    type: Literal["inspect.state/1"] = "inspect.state/1"
+    site: Name
+    line: Name
+    device: Name
+    status: Literal["online", "offline"]
+    reason: Literal["", "stopped", "connection-lost"] = ""
+    since: UtcTime | None
+    """Since when it is so; null in the last will, which is written before anyone knows."""
+    epoch: Epoch | None = None
+    """The epoch that reports now carry."""
+    versions: Annotated[dict[Label, Label], Field(max_length=40)] = {}
+    cameras: Annotated[tuple[CameraState, ...], Field(max_length=64)] = ()
+    degraded: Annotated[tuple[Degraded, ...], Field(max_length=64)] = ()
+
+    def gone(self, reason: Literal["stopped", "connection-lost"], since: datetime | None) -> DeviceState:
+        """The same device, offline."""
+        changed: dict[str, Any] = {"status": "offline", "reason": reason, "since": since, "cameras": (), "degraded": ()}
+        return self.model_copy(update=changed)
+
+
+class Latency(Block):
+    """Frame captured to verdict, over the last minutes."""
+
+    p50: Milliseconds
+    p99: Milliseconds
+    max: Milliseconds
+
+
+class CameraVitals(Block):
+    """Counts since the daemon started; they only ever go up."""
+
+    name: Name
+    frames: Count
+    parts: Count
+    ok: Count
+    ng: Count
+    unknown: Count
+    unknown_by_reason: Annotated[dict[Code, Count], Field(max_length=64)] = {}
+    missed: Count
+    """Frames lost before they reached us."""
+    overruns: Count
+    """Frames that came while there was no free slot."""
+    reconnects: Count
+    fps: Tenths
+    latency_ms: Latency | None
+    model: ModelRef | None
+    provider: Label | None
+
+
+class OutboxVitals(Block):
+    epoch: Epoch | None
+    last_seq: Count
+    """Of the newest report; lets the plant see that the last ones are missing too."""
+    depth: Count
+    """Reports that the plant does not have yet."""
+    oldest_age_s: Tenths
+    size_bytes: Count
+    pictures_shed: Count
+    dropped: Count
+    """Reports that could not be kept at all: none, or there is an alarm."""
+
+
+class LinkVitals(Block):
+    connects: Count
+    failures: Annotated[dict[Code, Count], Field(max_length=64)] = {}
+    """Why connections failed or ended, by code (`refused-auth`, `bad-certificate`, ...)."""
+    bytes_sent: Count
+    """What was handed to the broker: packets with payload, topic and MQTT header; without TLS and TCP framing."""
+    reports_sent: Count
+
+
+class Vitals(Message):
+    kind: ClassVar[str] = "inspect.vitals/1"
+
+    type: Literal["inspect.vitals/1"] = "inspect.vitals/1"
+    site: Name
+    line: Name
+    device: Name
+    utc: UtcTime
+    uptime_s: Tenths
+    cameras: Annotated[tuple[CameraVitals, ...], Field(max_length=64)]
+    outbox: OutboxVitals | None
+    link: LinkVitals | None
+    rss_bytes: Count
+    temperature_c: Tenths | None
+
+
+class Ack(Message):
+    """The plant has committed these reports to its database: the device may forget them after its retention."""
+
+    kind: ClassVar[str] = "inspect.ack/1"
+
+    type: Literal["inspect.ack/1"] = "inspect.ack/1"
+    device: Name
+    epoch: Epoch
+    ranges: Annotated[tuple[SeqRange, ...], Field(min_length=1, max_length=1000)]
+
+
+MESSAGES: tuple[type[Message], ...] = (DefectReport, DeviceState, Vitals, Ack)
+"""Everything that has a schema in docs/wire."""
