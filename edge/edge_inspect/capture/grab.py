@@ -1,0 +1,158 @@
+"""The grab thread: keeps one camera open for ever and fills its ring.
+
+1. A lost camera is reopened with back-off and jitter (0.5 s to 10 s), for ever; nothing but `stop` ends that.
+2. No picture for `stall_s` on the monotonic clock is a loss, even if the driver says nothing.
+3. Each loss is one gap in the ring, so that what passed unseen becomes UNKNOWN.
+4. `beat_ns` moves as long as this thread is in charge of itself; a driver call that never returns stops it, and
+   whoever watches the beat ends the process: a thread stuck in a driver cannot be freed from inside.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from edge_inspect.capture.protocol import Camera, Format, Read
+from edge_inspect.capture.ring import Ring
+from edge_inspect.counts import LaneCounts
+from edge_inspect.errors import BadSource, CameraLost, FormatChanged
+
+log = structlog.get_logger()
+
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 10.0
+LEAST_STALL_S = 2.0
+
+
+class Grabber:
+    """Owns `camera` and the filling side of its ring. `prepare(format)` builds the ring when the size is first known."""
+
+    def __init__(
+        self,
+        name: str,
+        camera: Camera,
+        prepare: Callable[[Format], Ring],
+        counts: LaneCounts,
+        *,
+        first_open_s: float | None = None,
+        stall_s: float | None = None,
+    ) -> None:
+        self.name = name
+        self.camera = camera
+        self.format: Format | None = None
+        self.state = "opening"
+        self.beat_ns = time.monotonic_ns()
+        self.ended = threading.Event()
+        self.settled = threading.Event()
+        """Set once the camera is open or has failed to open for the first time."""
+        self._prepare = prepare
+        self._ring: Ring | None = None
+        self._counts = counts
+        self._first_open_s = first_open_s
+        self._stall_s = stall_s
+
+    def run(self, stop: threading.Event) -> None:
+        """Grab until `stop` or until a file ends. Raises BadSource, or CameraLost if the first opening took too long."""
+        started = time.monotonic()
+        wait_s = FIRST_WAIT_S
+        try:
+            while not stop.is_set():
+                self._beat()
+                try:
+                    ring = self._open()
+                    wait_s = FIRST_WAIT_S
+                    if self._fill_until_end(ring, stop):
+                        return
+                except CameraLost as err:
+                    self._lost(err, started)
+                except BadSource as err:
+                    if self._ring is None:
+                        raise
+                    self._lost(err, started)
+                self.camera.close()
+                self._sleep(stop, wait_s * random.uniform(0.75, 1.25))
+                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+        finally:
+            self.camera.close()
+            self.settled.set()
+            self.ended.set()
+            if self._ring is not None:
+                self._ring.close()
+
+    def _beat(self) -> None:
+        self.beat_ns = time.monotonic_ns()
+
+    def _sleep(self, stop: threading.Event, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not stop.wait(min(left, 0.5)):
+            self._beat()
+
+    def _open(self) -> Ring:
+        form = self.camera.open()
+        if self._ring is None:
+            self._ring = self._prepare(form)
+        elif self.format is not None and (form.width_px, form.height_px) != (self.format.width_px, self.format.height_px):
+            raise FormatChanged(
+                f"camera {self.name} ({self.camera.label}) came back with {form.width_px}x{form.height_px} px, "
+                f"the line runs with {self.format.width_px}x{self.format.height_px}; waiting for that size, or restart"
+            )
+        if self.state == "lost":
+            self._counts.reconnects += 1
+        self.format = form
+        self.state = "up"
+        self.settled.set()
+        log.info("camera up", camera=self.name, source=self.camera.label, size=f"{form.width_px}x{form.height_px}",
+                 fps=form.fps, pixel_format=form.pixel_format, **form.settings)  # fmt: skip
+        return self._ring
+
+    def _lost(self, err: Exception, started: float) -> None:
+        never_opened = self._ring is None
+        if never_opened and self._first_open_s is not None and time.monotonic() - started > self._first_open_s:
+            raise err
+        if self.state == "lost":
+            return
+        log.warning("camera lost, trying again", camera=self.name, source=self.camera.label, why=str(err))
+        self.state = "lost"
+        self.settled.set()
+        if self._ring is not None:
+            self._ring.note_gap(time.monotonic_ns(), "camera-lost")
+
+    def _fill_until_end(self, ring: Ring, stop: threading.Event) -> bool:
+        """True when stopped or at the end of a file; a loss leaves by its exception."""
+        assert self.format is not None
+        stall_s = self._stall_s or max(LEAST_STALL_S, 10 / (self.format.fps or 10))
+        last_frame = time.monotonic()
+        while not stop.is_set():
+            self._beat()
+            read = self._read_one(ring)
+            if read is Read.END:
+                return True
+            now = time.monotonic()
+            if read is Read.FRAME:
+                last_frame = now
+            elif self.camera.live and now - last_frame > stall_s:
+                raise CameraLost(f"camera {self.name} ({self.camera.label}) gave no picture for {stall_s:.1f} s")
+        return True
+
+    def _read_one(self, ring: Ring) -> Read | None:
+        """Read into a slot; None when a lossless ring had no room yet, which is no fault of the camera."""
+        lease = ring.fill(timeout_s=0.5)
+        with lease as slot:
+            if slot is not None:
+                read = self.camera.read_into(slot.pixels, slot.stamp)
+                if read is Read.FRAME:
+                    self._counts.camera_missed += slot.stamp.missed
+                else:
+                    lease.discard()
+                return read
+        if ring.policy == "every":
+            return None
+        read = self.camera.read_into(ring.spare.pixels, ring.spare.stamp)
+        if read is Read.FRAME:
+            self._counts.camera_missed += ring.spare.stamp.missed
+            ring.refuse(ring.spare.stamp.captured_ns)
+        return read

@@ -1,0 +1,75 @@
+"""`edge-inspect`: one file a family of commands; the bare form `edge-inspect --camera /dev/video0` means `run`.
+
+Exit codes: 0 done, 1 failed, 64 usage, 78 configuration. Every refusal is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from importlib import metadata
+
+import click
+import typer
+
+from edge_inspect.errors import InspectError
+
+COMMAND_FILES = ("run", "demo", "replay", "watch", "bench", "doctor", "config", "camera", "model", "outbox", "sim")
+EXIT_USAGE = 64
+
+
+def build_app() -> typer.Typer:
+    """The whole command line, each family from its own file."""
+    app = typer.Typer(
+        name="edge-inspect",
+        help="Watches a production line: every part judged OK / NG / UNKNOWN in time, only defects leave over MQTT.",
+        epilog="Example: edge-inspect --camera /dev/video0 --mqtt mqtt://broker   (the bare form means `run`)",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def root(version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True)) -> None:
+        if version:
+            typer.echo(f"edge-inspect {metadata.version('edge-inspect')}")
+            raise typer.Exit
+
+    for name in COMMAND_FILES:
+        importlib.import_module(f"edge_inspect.cli.{name}").add(app)
+    return app
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Console entry point."""
+    sys.exit(run_command(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run_command(argv: list[str]) -> int:
+    """Run one command line; the exit code. All errors that a user may meet end here, as one line."""
+    if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
+        argv = ["run", *argv]
+    command = typer.main.get_command(build_app())
+    try:
+        code = command.main(args=argv, prog_name="edge-inspect", standalone_mode=False)
+    except click.UsageError as err:
+        where = err.ctx.command_path if err.ctx else "edge-inspect"
+        _complain(f"{err.format_message()} See `{where} --help`.")
+        return EXIT_USAGE
+    except InspectError as err:
+        _complain(str(err))
+        return err.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing left to tell, and flushing again at exit would only complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str) -> None:
+    one_line = " ".join(message.split())
+    sys.stderr.write(f"edge-inspect: {one_line}\n")

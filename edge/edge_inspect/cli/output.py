@@ -1,0 +1,14 @@
+"""What commands print: people read stderr and tables; machines read the last line of stdout, one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+
+def emit(result: dict[str, Any]) -> None:
+    """Print `result` as the last line on stdout: one JSON object, NaN refused."""
+    sys.stdout.flush()
+    sys.stdout.write(json.dumps(result, allow_nan=False, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
