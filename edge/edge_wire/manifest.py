@@ -57,7 +57,8 @@ VersionText = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+){0,3}([-+.]?
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Layout = Literal["raw", "end2end"]
 Precision = Literal["fp32", "fp16", "int8"]
-Tensor = Literal["float32", "float16"]
+Tensor = Literal["float32"]
+"""Inputs and outputs of every variant, fp16 and int8 ones too: conversions belong into the graph."""
 
 
 def _contradiction(code: str, message: str) -> PydanticCustomError:
