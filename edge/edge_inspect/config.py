@@ -35,6 +35,7 @@ from edge_inspect.config_model import (
 )
 from edge_inspect.errors import BadConfig, Usage
 from edge_inspect.toml_model import read_toml
+from edge_inspect.verdict.recipe import find_recipe
 
 __all__ = [
     "CameraConfig",
@@ -64,9 +65,10 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     environ = os.environ if environ is None else environ
     written = read_toml(path, Config)
     mistakes = [*_writable_by_others(path), *_contradictions(written), *_secrets_in_urls(written)]
+    mistakes += _credentials_not_given(written, environ)
     if not mistakes:
         config = _resolved(written, path.absolute().parent, environ)
-        mistakes = [*_missing_files(config)]
+        mistakes = [*_missing_files(config), *_unknown_recipes(config)]
     if mistakes:
         first, more = mistakes[0], f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
         key = f"key `{first.key}`: " if first.key else ""
@@ -83,7 +85,7 @@ def config_from_options(
     provider: str | None = None,
     threads: int | None = None,
     recipe: Path | None = None,
-    model: str | None = None,
+    model: str | Path | None = None,
 ) -> Config:
     """A Config from the command line alone, or `base` with what the command line says instead. Raises Usage.
 
@@ -95,12 +97,12 @@ def config_from_options(
     if not tables.get("camera"):
         raise Usage("no camera: give --camera SOURCE or --config FILE")
     for table in tables["camera"]:
-        table.update(_given(recipe=str(recipe.absolute()) if recipe else None, model=model))
+        table.update(_given(recipe=recipe and str(_recipe_path(recipe, Path.cwd())), model=model and str(model)))
     tables.setdefault("model", {}).update(_given(provider=provider, threads=threads))
     if mqtt is not None:
         table = tables["mqtt"] = {**(tables.get("mqtt") or {}), "url": mqtt}
         if mqtt.startswith("mqtts://") and not table.get("ca"):
-            table["ca"] = SYSTEM_CA
+            table["ca"] = str(SYSTEM_CA)
     if state is not None:
         tables["state_dir"] = str(state.absolute())
     try:
@@ -126,7 +128,7 @@ def _option_mistake(err: ValidationError) -> str:
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value, default=str)
+    text = re.sub(r"(://[^\s/@:]*:)[^\s/@]*@", r"\1***@", json.dumps(value, default=str))
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -192,12 +194,12 @@ def _secrets_in_urls(config: Config) -> Iterator[Mistake]:
 
 
 def _resolved(config: Config, folder: Path, environ: Mapping[str, str]) -> Config:
-    """Every path absolute. Raises BadConfig for a credential that systemd did not give."""
+    """Every path absolute, every credential the file that systemd gave."""
     cameras = tuple(
         camera.model_copy(
             update={
                 "source": _resolved_source(camera.source, folder),
-                "recipe": _absolute(camera.recipe, folder, environ),
+                "recipe": camera.recipe and _recipe_path(camera.recipe, folder),
                 "password_file": _absolute(camera.password_file, folder, environ),
                 "model": _resolved_model(camera.model, folder),
             }
@@ -212,41 +214,67 @@ def _resolved(config: Config, folder: Path, environ: Mapping[str, str]) -> Confi
     )
     model = config.model.model_copy(update={"dir": _resolved_model(config.model.dir, folder)})
     state_dir = config.state_dir if "state_dir" in config.model_fields_set else default_state_dir(environ)
-    state_dir = folder / state_dir.expanduser()
-    return config.model_copy(update={"camera": cameras, "mqtt": mqtt, "model": model, "state_dir": state_dir})
+    return config.model_copy(update={"camera": cameras, "mqtt": mqtt, "model": model, "state_dir": folder / state_dir})
 
 
-def _absolute(path: Path | str | None, folder: Path, environ: Mapping[str, str]) -> Path | str | None:
+def _recipe_path(recipe: Path, folder: Path) -> Path:
+    """A bare name is a shipped recipe and stays as it is: `verdict.recipe.find_recipe` knows where those lie."""
+    return recipe if recipe.suffix != ".toml" and recipe.parent == Path() else folder / recipe
+
+
+def _absolute(path: Path | None, folder: Path, environ: Mapping[str, str]) -> Path | None:
     if path is None or path == SYSTEM_CA:
         return path
     if str(path).startswith(CREDENTIAL):
-        given = environ.get("CREDENTIALS_DIRECTORY")
-        if not given:
-            raise BadConfig(f"{path}: found no $CREDENTIALS_DIRECTORY, allowed: only in a service with LoadCredential=")
-        return Path(given) / str(path)[len(CREDENTIAL) :]
-    return folder / Path(path).expanduser()
+        return Path(environ["CREDENTIALS_DIRECTORY"]) / str(path)[len(CREDENTIAL) :]
+    return folder / path
 
 
 def _resolved_source(source: str, folder: Path) -> str:
     if source.isdecimal() or "://" in source or source == "sim" or source.startswith(("sim:", "gst:")):
         return source
-    return str(folder / Path(source).expanduser())
+    return str(folder / source)
 
 
 def _resolved_model(name: str | None, folder: Path) -> str | None:
     """A folder beside the configuration file wins over a shipped model of the same name."""
-    if name is None or not (folder / Path(name).expanduser()).is_dir():
-        return name
-    return str(folder / Path(name).expanduser())
+    return name if name is None or not (folder / name).is_dir() else str(folder / name)
+
+
+def _files(config: Config) -> Iterator[tuple[str, Path | None]]:
+    """Every key that names a file that must be there."""
+    for index, camera in enumerate(config.camera):
+        yield f"camera[{index}].recipe", camera.recipe
+        yield f"camera[{index}].password_file", camera.password_file
+    if config.mqtt:
+        for name in ("ca", "cert", "key", "password_file"):
+            yield f"mqtt.{name}", getattr(config.mqtt, name)
+
+
+def _credentials_not_given(config: Config, environ: Mapping[str, str]) -> Iterator[Mistake]:
+    for key, path in _files(config):
+        if str(path).startswith(CREDENTIAL) and not environ.get("CREDENTIALS_DIRECTORY"):
+            yield Mistake(key, f"{_shown(path)} without $CREDENTIALS_DIRECTORY", "only where systemd loads credentials")
 
 
 def _missing_files(config: Config) -> Iterator[Mistake]:
-    named: list[tuple[str, Path | str | None]] = []
+    for key, path in _files(config):
+        if path is not None and path.is_absolute() and not (path.is_file() and os.access(path, os.R_OK)):
+            what = (
+                "which may not be read"
+                if path.is_file()
+                else "which is no file"
+                if path.exists()
+                else "which is not there"
+            )
+            yield Mistake(key, f"{_shown(path)}, {what}", "a file that can be read")
+
+
+def _unknown_recipes(config: Config) -> Iterator[Mistake]:
     for index, camera in enumerate(config.camera):
-        named += [(f"camera[{index}].recipe", camera.recipe), (f"camera[{index}].password_file", camera.password_file)]
-    if config.mqtt:
-        named += [(f"mqtt.{name}", getattr(config.mqtt, name)) for name in ("ca", "cert", "key", "password_file")]
-    for key, path in named:
-        if isinstance(path, Path) and not (path.is_file() and os.access(path, os.R_OK)):
-            what = "which may not be read" if path.exists() else "which is not there"
-            yield Mistake(key, f"{path}, {what}", "a file that can be read")
+        if camera.recipe is not None and not camera.recipe.is_absolute():
+            try:
+                find_recipe(camera.recipe)
+            except BadConfig as err:
+                allowed = str(err).partition("allowed: ")[2]
+                yield Mistake(f"camera[{index}].recipe", _shown(camera.recipe), allowed or str(err))

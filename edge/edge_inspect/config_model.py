@@ -2,7 +2,7 @@
 
 1. A value is taken as written ("3" is no number, 1 is not true) and an unknown key is an error.
 2. No secret stands in a model: only the name of the file that holds it, which is read when a connection is made.
-3. docs/configuration.md and `edge-inspect config init` are generated from here; a description is documentation.
+3. docs/configuration.md and `edge-inspect config init` are generated from here: the text under a key is its docs.
 
 What two keys say together, and where relative paths lead, is decided in `config.py`.
 """
@@ -22,7 +22,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from edge_inspect.errors import BadConfig
 from edge_wire.topics import checked_name
 
-SYSTEM_CA = "system"
+SYSTEM_CA = Path("system")
+MOST_CAMERAS = 64
 MQTT_ALLOWED = "mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
 SOURCE_ALLOWED = (
     "/dev/video0 or a number, rtsp://HOST/PATH, rtsps://HOST/PATH, sim or sim:seed=3, gst:PIPELINE, a folder, a file"
@@ -49,18 +50,30 @@ def _broker_url(url: str) -> str:
 
 
 def _source(text: str) -> str:
-    scheme, mark, rest = text.strip().partition("://")
-    if not text.strip() or "\0" in text:
+    """Only what can be told without looking at the disk; the rest is `camera_from`'s to say."""
+    source = text.strip()
+    scheme, mark, _ = source.partition("://")
+    try:
+        parts = urlsplit(source) if mark and not source.startswith("gst:") else None
+        known = parts is None or (scheme.lower() in ("rtsp", "rtsps") and parts.hostname) or scheme.lower() == "file"
+        usable = source and "\0" not in source and known and (parts is None or parts.port != 0)
+    except ValueError:  # a port of 70000, half an IPv6 address
+        usable = False
+    if not usable:
         raise ValueError(f"allowed: {SOURCE_ALLOWED}")
-    if mark and not text.startswith("gst:") and (scheme.lower() not in ("rtsp", "rtsps", "file") or not rest):
-        raise ValueError(f"allowed: {SOURCE_ALLOWED}")
-    return text.strip()
+    return source
 
 
 def _shape(shape: tuple[int, int]) -> tuple[int, int]:
     if any(side % 32 or not 32 <= side <= 4096 for side in shape):
         raise ValueError("allowed: [height, width], each a multiple of 32 from 32 to 4096")
     return shape
+
+
+def _some_cameras(cameras: tuple[CameraConfig, ...]) -> tuple[CameraConfig, ...]:
+    if not 1 <= len(cameras) <= MOST_CAMERAS:
+        raise ValueError(f"allowed: 1-{MOST_CAMERAS} [[camera]] tables")
+    return cameras
 
 
 def host_name() -> str:
@@ -87,55 +100,51 @@ class Table(BaseModel):
 
 
 class DeviceConfig(Table):
-    """Who this box is: the levels of its MQTT topics, `inspect/v1/<site>/<line>/<device>/...`."""
+    """`[device]`: who this box is; the levels of its MQTT topics, `inspect/v1/<site>/<line>/<device>/...`"""
 
-    site: Name = Field(default="site", description="Plant.")
-    line: Name = Field(default="line", description="Production line.")
-    device: Name = Field(
-        default_factory=host_name, description="This box; unique in the plant. With mutual TLS: its certificate's name."
-    )
+    site: Name = "site"
+    """Plant."""
+    line: Name = "line"
+    """Production line."""
+    device: Name = Field(default_factory=host_name)
+    """This box, unique in the plant; with mutual TLS its certificate's name. Without: the host name."""
 
 
 class CameraConfig(Table):
-    """A camera; repeat the table for each. What the driver really gave is read back and logged at start."""
+    """`[[camera]]`: once for each camera. What the driver really gave is read back and logged at start."""
 
-    name: Name = Field(description="Its name in reports and logs; unique in this file.")
-    source: Annotated[str, AfterValidator(_source)] = Field(
-        description=f"{SOURCE_ALLOWED}. Prefer /dev/v4l/by-path/...: it stays when devices are renumbered."
-    )
-    width: int | None = Field(default=None, ge=16, le=16384, description="Picture width in px; together with `height`.")
-    height: int | None = Field(
-        default=None, ge=16, le=16384, description="Picture height in px; together with `width`."
-    )
-    fps: float | None = Field(default=None, gt=0, le=1000, description="Frames per second to ask for.")
-    pixel_format: Literal["auto", "MJPG", "YUYV"] = Field(
-        default="auto", description="V4L2 only. auto: the fastest that the size is offered in."
-    )
-    exposure_us: int | None = Field(
-        default=None, ge=1, le=10_000_000, description="V4L2 only: lock the exposure time, in us."
-    )
-    gain: int | None = Field(
-        default=None, ge=0, le=65535, description="V4L2 only: lock the gain, in the driver's own unit."
-    )
-    white_balance_k: int | None = Field(
-        default=None, ge=1000, le=20000, description="V4L2 only: lock the white balance, in kelvin."
-    )
-    username: str | None = Field(default=None, min_length=1, max_length=200, description="RTSP only: user name.")
-    password_file: Path | None = Field(
-        default=None, description="RTSP only: file with the password, or `credential:NAME`; read at each connection."
-    )
-    policy: Literal["newest", "every", "trigger"] = Field(
-        default="newest",
-        description="When frames come faster than they are inspected. newest: older ones are dropped and counted. "
-        "every: the source waits (recordings). trigger: a part that cannot be inspected in time is UNKNOWN.",
-    )
-    slots: int = Field(default=4, ge=3, le=64, description="Frames the ring holds, allocated once.")
-    recipe: Path | None = Field(
-        default=None, description="Recipe file: what counts as a defect. Without: the model's own."
-    )
-    model: str | None = Field(
-        default=None, min_length=1, description="Model package for this camera instead of `[model] dir`."
-    )
+    name: Name
+    """Its name in reports and logs; unique in this file."""
+    source: Annotated[str, AfterValidator(_source)]
+    """/dev/video0 or a number, rtsp[s]://HOST/PATH, sim or sim:seed=3, gst:PIPELINE, a folder of pictures, a recording.
+    Prefer /dev/v4l/by-path/...: it stays when devices are renumbered."""
+    width: Annotated[int | None, Field(ge=16, le=16384)] = None
+    """Picture width in px; together with `height`."""
+    height: Annotated[int | None, Field(ge=16, le=16384)] = None
+    """Picture height in px; together with `width`."""
+    fps: Annotated[float | None, Field(gt=0, le=1000)] = None
+    """Frames per second to ask for."""
+    pixel_format: Literal["auto", "MJPG", "YUYV"] = "auto"
+    """V4L2 only. `auto`: the fastest in which the size is offered."""
+    exposure_us: Annotated[int | None, Field(ge=1, le=10_000_000)] = None
+    """V4L2 only: lock the exposure time, in microseconds."""
+    gain: Annotated[int | None, Field(ge=0, le=65535)] = None
+    """V4L2 only: lock the gain, in the driver's own unit."""
+    white_balance_k: Annotated[int | None, Field(ge=1000, le=20000)] = None
+    """V4L2 only: lock the white balance, in kelvin."""
+    username: Annotated[str | None, Field(min_length=1, max_length=200)] = None
+    """RTSP only: user name."""
+    password_file: Path | None = None
+    """RTSP only: file with the password, or `credential:NAME`."""
+    policy: Literal["newest", "every", "trigger"] | None = None
+    """When frames come faster than they are inspected; wins over the recipe's `frames.policy`. `newest`: older ones are
+    dropped and counted. `every`: the source waits (recordings). `trigger`: a part not inspected in time is UNKNOWN."""
+    slots: Annotated[int, Field(ge=3, le=64)] = 4
+    """Frames the ring holds; allocated once."""
+    recipe: Path | None = None
+    """What counts as a defect: a recipe file, or the name of a shipped one."""
+    model: Annotated[str | None, Field(min_length=1)] = None
+    """Model package for this camera instead of `model.dir`."""
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments for `capture.open.camera_from`; None means not given."""
@@ -160,49 +169,42 @@ class CameraConfig(Table):
 
 
 class ModelConfig(Table):
-    """The network that looks, and what runs it."""
+    """`[model]`: the network that looks, and what runs it."""
 
-    dir: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Model package: a folder, or the name of a shipped one. Without: the default model.",
-    )
-    provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = Field(
-        default="auto",
-        description="What runs the network. auto: the fastest installed here. Others: exactly that, or an error.",
-    )
-    threads: int = Field(default=0, ge=0, le=256, description="Threads of the runtime; 0: the runtime's own choice.")
-    precision: Literal["auto", "fp32", "fp16"] = Field(default="auto", description="Which variant of the package.")
-    shape: Shape | None = Field(
-        default=None, description="Network input [height, width]. Without: the least that fits the camera's aspect."
-    )
+    dir: Annotated[str | None, Field(min_length=1)] = None
+    """Model package: a folder, or the name of a shipped one. Without: the shipped metal-plate model."""
+    provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = "auto"
+    """What runs the network. `auto`: the fastest that is installed. Any other: exactly that, or an error."""
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """Threads of the runtime; 0: the runtime's own choice."""
+    precision: Literal["auto", "fp32", "fp16"] = "auto"
+    """Which variant of the package."""
+    shape: Shape | None = None
+    """Network input [height, width], multiples of 32. Without: the least that fits the camera's aspect."""
 
 
 class MqttConfig(Table):
-    """Where reports go. Without this table nothing leaves the box; reports wait in the outbox."""
+    """`[mqtt]`: where reports go. Without this table nothing leaves the box; reports wait in the outbox."""
 
-    url: Annotated[str, AfterValidator(_broker_url)] = Field(description=f"Broker: {MQTT_ALLOWED}.")
-    protocol: Literal[5, 311] = Field(default=5, description="MQTT version; 311 means 3.1.1, for old brokers.")
-    ca: Path | Literal["system"] | None = Field(
-        default=None,
-        description="mqtts: file with the CA that signed the broker's certificate, or `system`. Required with mqtts.",
-    )
-    cert: Path | None = Field(default=None, description="mqtts: this device's certificate (PEM); together with `key`.")
-    key: Path | None = Field(default=None, description="mqtts: its private key (PEM), or `credential:mqtt.key`.")
-    username: str | None = Field(
-        default=None, min_length=1, max_length=200, description="User name, if the broker asks."
-    )
-    password_file: Path | None = Field(
-        default=None, description="File with the password, or `credential:mqtt.password`; read at each connection."
-    )
-    ack: Literal["broker", "ingester"] = Field(
-        default="broker",
-        description="When a report may leave the outbox. ingester: after its database commit, loss-free. "
-        "broker: after PUBACK; a broker that is killed may lose what it acknowledged.",
-    )
-    keepalive_s: int = Field(
-        default=20, ge=5, le=3600, description="A dead connection is noticed within 1.5 times this."
-    )
+    url: Annotated[str, AfterValidator(_broker_url)]
+    """Broker: mqtt://HOST[:1883] or mqtts://HOST[:8883]."""
+    protocol: Literal[5, 311] = 5
+    """MQTT version; 311 means 3.1.1, for old brokers."""
+    ca: Path | None = None
+    """mqtts, required: file with the CA that signed the broker's certificate, or `system` for the system's own list."""
+    cert: Path | None = None
+    """mqtts: this device's certificate (PEM); together with `key`."""
+    key: Path | None = None
+    """mqtts: its private key (PEM), or `credential:mqtt.key`."""
+    username: Annotated[str | None, Field(min_length=1, max_length=200)] = None
+    """User name, if the broker asks for one."""
+    password_file: Path | None = None
+    """File with the password, or `credential:mqtt.password`; read again at each connection."""
+    ack: Literal["broker", "ingester"] = "broker"
+    """When a report may leave the outbox. `ingester`: after its database commit, loss-free. `broker`: after the
+    broker's PUBACK, which is no proof: a broker that is killed may lose what it acknowledged."""
+    keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 20
+    """A dead connection is noticed within 1.5 times this."""
 
     def password(self) -> str | None:
         """The password as it is in its file now. Raises BadConfig when the file cannot be read."""
@@ -210,34 +212,28 @@ class MqttConfig(Table):
 
 
 class OutboxConfig(Table):
-    """Reports on disk until they are delivered."""
+    """`[outbox]`: reports on disk until they are delivered."""
 
-    cap_bytes: int = Field(
-        default=1 << 30,
-        ge=1 << 20,
-        le=1 << 40,
-        description="Most it may take on disk; thumbnails are shed first, then it alarms.",
-    )
+    cap_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 1 << 30
+    """Most it may take on disk; thumbnails are shed first, then it alarms."""
 
 
 class LogConfig(Table):
-    """One line per change of state, to stderr (the journal)."""
+    """`[log]`: one line for each change of state, to stderr (the journal)."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least level that is written."
-    )
-    format: Literal["auto", "json", "text"] = Field(default="auto", description="auto: text on a terminal, else json.")
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level that is written."""
+    format: Literal["auto", "json", "text"] = "auto"
+    """`auto`: text on a terminal, else json."""
 
 
 class Config(Table):
     """Everything the daemon is told."""
 
-    state_dir: Path = Field(
-        default_factory=default_state_dir,
-        description="Outbox and caches. Without: $STATE_DIRECTORY (systemd), else ~/.local/state/edge-inspect.",
-    )
+    state_dir: Path = Field(default_factory=default_state_dir)
+    """Outbox and caches. Without: $STATE_DIRECTORY (given by systemd), else ~/.local/state/edge-inspect."""
     device: DeviceConfig = Field(default_factory=DeviceConfig)
-    camera: tuple[CameraConfig, ...] = Field(min_length=1, max_length=64)
+    camera: Annotated[tuple[CameraConfig, ...], AfterValidator(_some_cameras)]
     model: ModelConfig = Field(default_factory=ModelConfig)
     mqtt: MqttConfig | None = None
     outbox: OutboxConfig = Field(default_factory=OutboxConfig)
