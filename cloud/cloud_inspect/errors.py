@@ -1,0 +1,35 @@
+"""Every error of the cloud side that a person may see; `str()` is one line: what, where, found, allowed.
+
+CloudError
+  BadDataset        a data set that must not be trained on or measured with: names the file and the line
+  BadTraining       settings with which no training makes sense
+  BadWeights        weights that cannot be used: missing, not from this family, another set of classes
+  BadPackage        a model package that cannot be built from what was given
+  TrainingMissing   the extra `train` is not installed
+"""
+
+from __future__ import annotations
+
+
+class CloudError(Exception):
+    exit_code = 1
+
+
+class BadDataset(CloudError):
+    """A data set that must not be trained on or measured with."""
+
+
+class BadTraining(CloudError):
+    exit_code = 64
+
+
+class BadWeights(CloudError):
+    """Weights that cannot be used."""
+
+
+class BadPackage(CloudError):
+    """A model package that cannot be built from what was given."""
+
+
+class TrainingMissing(CloudError):
+    """torch or ultralytics is not installed; the message names the extra."""
