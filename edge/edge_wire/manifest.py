@@ -69,10 +69,10 @@ def _contradiction(code: str, message: str) -> PydanticCustomError:
 def _nchw(shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     batch, channels, height, width = shape
     sides = (height, width)
-    if not 1 <= batch <= 64 or channels != 3 or any(side < 32 or side > 4096 or side % 32 for side in sides):
+    if batch != 1 or channels != 3 or any(side < 32 or side > 4096 or side % 32 for side in sides):
         raise _contradiction(
             "input-not-multiple-of-32",
-            f"input shape is {list(shape)}, must be [1..64, 3, H, W] with H and W multiples of 32",
+            f"input shape is {list(shape)}, must be [1, 3, H, W], H and W multiples of 32",
         )
     return shape
 
@@ -86,15 +86,15 @@ class File(_Model):
 class InputContract(_Model):
     name: Annotated[str, StringConstraints(min_length=1, max_length=100)]
     shape: Annotated[tuple[int, int, int, int], AfterValidator(_nchw)]
-    """(batch, 3, height, width); height and width in px, multiples of 32 (the network's largest stride)."""
+    """(1, 3, height, width); height and width in px, multiples of 32 (the network's largest stride)."""
     dtype: Tensor = "float32"
 
 
 class OutputContract(_Model):
     name: Annotated[str, StringConstraints(min_length=1, max_length=100)]
     shape: tuple[int, int, int]
-    """raw: (batch, 4 + classes, anchors), rows cx cy w h in network px, then class scores 0..1.
-    end2end: (batch, most detections, 6), rows x1 y1 x2 y2 score class."""
+    """raw: (1, 4 + classes, anchors), rows cx cy w h in network px, then class scores 0..1.
+    end2end: (1, most detections, 6), rows x1 y1 x2 y2 score class."""
     dtype: Tensor = "float32"
     layout: Layout
 
@@ -160,14 +160,12 @@ class Tolerance(_Model):
     box_px: Annotated[float, Field(gt=0, le=50)] = 3.0
 
 
-class Golden(_Model):
+class Golden(File):
     """A known-answer picture: what the model must find on it at the manifest's thresholds, no more and no less.
 
     What lies nearer to its threshold than the tolerance may be found or not.
     """
 
-    file: FileName
-    sha256: Sha256
     size_bytes: Annotated[int, Field(gt=0, le=1 << 25)]
     expect: tuple[Expected, ...]
     tolerance: Tolerance = Tolerance()
@@ -212,8 +210,7 @@ class Manifest(_Model):
 
     def files(self) -> tuple[File, ...]:
         """Every file the package consists of, besides the manifest."""
-        pictures = (File(file=g.file, sha256=g.sha256, size_bytes=g.size_bytes) for g in self.golden)
-        return (*self.variants, *pictures)
+        return (*self.variants, *self.golden)
 
 
 def _check_classes(manifest: Manifest) -> None:

@@ -1,0 +1,84 @@
+"""A picture of any size into the network's input tensor, exactly as ultralytics' LetterBox does it in training.
+
+1. Bit for bit the same tensor: size rounding, INTER_LINEAR, centred, grey 114, RGB, float32 x / 255.
+2. No frame-sized allocation per call: the small intermediate pictures are made once.
+3. The whole output is written each time, padding too, so that one tensor may serve several letterboxes.
+4. `to_source` is the way back, with the same rounding.
+
+    letterbox = Letterbox(1080, 1920, 384, 640)
+    letterbox(pixels, out=engine.input)
+
+Formulas: ultralytics/data/augment.py `LetterBox(auto=False)`, ultralytics/utils/ops.py `scale_boxes`.
+Why the steps are the ones they are: docs/measurements/letterbox.md.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+GREY = np.float32(114) / np.float32(255)
+FULL = np.float32(255)
+
+
+class Letterbox:
+    """For pictures of one size and one network input size. Not thread-safe: it owns its intermediate pictures."""
+
+    def __init__(self, src_h: int, src_w: int, dst_h: int, dst_w: int) -> None:
+        self.src_h, self.src_w, self.dst_h, self.dst_w = src_h, src_w, dst_h, dst_w
+        scale = min(dst_h / src_h, dst_w / src_w)
+        self.inner_h, self.inner_w = max(round(src_h * scale), 1), max(round(src_w * scale), 1)
+        self.top = round((dst_h - self.inner_h) / 2 - 0.1)
+        self.left = round((dst_w - self.inner_w) / 2 - 0.1)
+        self._to_px = np.array([self.inner_w / src_w, self.inner_h / src_h] * 2, np.float32)
+        self._shift_px = np.array([self.left, self.top] * 2, np.float32)
+        self._limit_px = np.array([src_w, src_h] * 2, np.float32)
+        self._step = self._odd_step()
+        self._small = np.empty((self.inner_h, self.inner_w, 3), np.uint8)
+        self._planes = [np.empty((self.inner_h, self.inner_w), np.uint8) for _ in range(3)]
+
+    def __call__(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+        """pixels: (src_h, src_w, 3) uint8 BGR. out: (1, 3, dst_h, dst_w) float32 RGB 0..1, wholly overwritten."""
+        assert pixels.shape == (self.src_h, self.src_w, 3) and out.shape == (1, 3, self.dst_h, self.dst_w)
+        self._shrink_into_planes(pixels)
+        bottom, right = self.top + self.inner_h, self.left + self.inner_w
+        tensor = out[0]
+        tensor[:, : self.top] = GREY
+        tensor[:, bottom:] = GREY
+        tensor[:, self.top : bottom, : self.left] = GREY
+        tensor[:, self.top : bottom, right:] = GREY
+        for blue_green_red, plane in enumerate(self._planes):
+            inner = tensor[2 - blue_green_red, self.top : bottom, self.left : right]
+            np.copyto(inner, plane)  # the type conversion; numpy divides much faster without one
+            np.divide(inner, FULL, out=inner)
+
+    def to_source(self, boxes: NDArray[np.float32], n: int) -> None:
+        """boxes: (at least n, 4) float32 x1 y1 x2 y2 in network px; the first n become source px, in place, clipped."""
+        first = boxes[:n]
+        first -= self._shift_px
+        first /= self._to_px
+        np.clip(first, 0, self._limit_px, out=first)
+
+    def _odd_step(self) -> int:
+        """n where the picture is exactly n times the inner size and n is odd; else 0.
+
+        Linear interpolation then falls exactly on every n-th pixel, so it is enough to pick those.
+        """
+        step = self.src_h // self.inner_h
+        exact = step * self.inner_h == self.src_h and step * self.inner_w == self.src_w
+        return step if exact and step % 2 == 1 else 0
+
+    def _shrink_into_planes(self, pixels: NDArray[np.uint8]) -> None:
+        if self._step > 1:
+            first = self._step // 2
+            picked = pixels[first :: self._step, first :: self._step]
+            for channel, plane in enumerate(self._planes):
+                np.copyto(plane, picked[:, :, channel])
+            return
+        if self._step == 1:
+            small = pixels
+        else:
+            small = self._small
+            cv2.resize(pixels, (self.inner_w, self.inner_h), dst=small, interpolation=cv2.INTER_LINEAR)
+        cv2.split(small, self._planes)
