@@ -1,4 +1,4 @@
-"""A folder of pictures as a camera: one picture, one frame, in the order of their names (2 before 10).
+"""A folder of pictures, or one picture, as a camera: one picture, one frame, in the order of their names (2 before 10).
 
 1. The first picture that can be decoded sets the size. Nothing is ever resized.
 2. A picture of another size is handed over as broken `size-differs`, one that cannot be decoded whole as broken
@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from edge_inspect.capture.files import check_readable
 from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
 from edge_inspect.errors import BadSource, CameraLost
 
@@ -28,7 +29,7 @@ LONGEST_WAIT_S = 0.4
 
 
 class ImageFolder:
-    """All pictures directly in `path`, as fast as they are taken; with `fps` at that pace."""
+    """`path`, or all pictures directly in it if it is a folder, as fast as they are taken; with `fps` at that pace."""
 
     live = False
 
@@ -41,18 +42,12 @@ class ImageFolder:
         self._next = 0
         self._due_ns = 0
         self._open = False
-        self.label = f"folder {self._path.name}"
+        self.label = f"pictures {self._path.name}"
 
     def open(self) -> Format:
         """List the pictures. Raises BadSource: no folder, unreadable, no picture, none that can be decoded."""
         self.close()
-        try:
-            names = [entry for entry in self._path.iterdir() if entry.suffix.lower() in KINDS]
-        except OSError as err:
-            raise BadSource(f"{self._path}: cannot list it: {err.strerror}") from err
-        if not names:
-            raise BadSource(f"{self._path}: holds no pictures; allowed: {', '.join(sorted(KINDS))}")
-        self._files = sorted(names, key=_natural)
+        self._files = self._list()
         height, width = self._first_size()
         self._next = 0
         self._due_ns = time.monotonic_ns()
@@ -77,6 +72,18 @@ class ImageFolder:
     def close(self) -> None:
         self._open = False
 
+    def _list(self) -> list[Path]:
+        try:
+            if not self._path.is_dir():
+                check_readable(self._path)
+                return [self._path]
+            found = [entry for entry in self._path.iterdir() if entry.suffix.lower() in KINDS and entry.is_file()]
+        except OSError as err:
+            raise BadSource(f"{self._path}: cannot list it: {err.strerror}") from err
+        if not found:
+            raise BadSource(f"{self._path}: holds no pictures; allowed: {', '.join(sorted(KINDS))}")
+        return sorted(found, key=_natural)
+
     def _first_size(self) -> tuple[int, int]:
         reason = ""
         for file in self._files:
@@ -92,7 +99,8 @@ class ImageFolder:
                 reason = reason or f"{file.name}: {err}"
             except OSError as err:
                 reason = reason or f"{file.name}: {err.strerror}"
-        raise BadSource(f"{self._path}: none of {len(self._files)} pictures can be read ({reason})")
+        what = "it" if self._files == [self._path] else f"none of {len(self._files)} pictures"
+        raise BadSource(f"{self._path}: {what} cannot be read as a picture: {reason}")
 
     def _wait_for_due(self, fps: float) -> bool:
         wait_ns = self._due_ns - time.monotonic_ns()

@@ -5,7 +5,7 @@
     sim, sim:seed=3         simulated line
     gst:PIPELINE            GStreamer pipeline that ends in an appsink
     FOLDER                  pictures in the order of their names
-    FILE                    recording (mp4, avi, mkv, gif ...) or one picture
+    FILE                    recording (mp4, avi, mkv, gif ...) or one picture (jpg, png, bmp ...)
 
 Nothing is opened here, and device paths are not even looked at: `Camera.open` does that, again after every loss.
 """
@@ -70,7 +70,7 @@ def _from_url(text: str, options: Mapping[str, Any]) -> Camera:
 
 
 def _from_path(text: str, options: Mapping[str, Any]) -> Camera:
-    from edge_inspect.capture.images import ImageFolder
+    from edge_inspect.capture.images import KINDS, ImageFolder
     from edge_inspect.capture.video import VideoFile
 
     path = Path(text).expanduser()
@@ -83,7 +83,8 @@ def _from_path(text: str, options: Mapping[str, Any]) -> Camera:
         raise BadSource(f"source {text[:80]!r}: {err.strerror}; allowed: {ALLOWED}") from err
     if not there:
         raise BadSource(f"{path}: no such file, folder or camera; allowed: {ALLOWED}")
-    return _build(text, ImageFolder if is_folder else VideoFile, path, options)
+    are_pictures = is_folder or path.suffix.lower() in KINDS
+    return _build(text, ImageFolder if are_pictures else VideoFile, path, options)
 
 
 def _build(source: str, kind: Callable[..., Camera], place: str | Path, options: Mapping[str, Any]) -> Camera:

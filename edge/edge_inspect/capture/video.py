@@ -1,9 +1,12 @@
 """A recorded clip (mp4, avi, mkv, gif) or one still picture as a camera.
 
 1. Every frame of the file is handed over, in order, once (again and again with `loop`); nothing is skipped.
-2. The decoder writes into the slot itself; a frame of another size is refused before anything is written.
-3. A recording that ends before the length it states says so in `ended_early`, in one line.
-4. FFmpeg and OpenCV are kept quiet: what a person must know comes out of here as one line.
+2. What FFmpeg could not decode whole is handed over as broken `corrupt`, up to the next key frame; a frame of which
+   nothing came out is counted in `missed`. (OpenCV's reader passes such pictures off as good and then stops:
+   docs/decisions/recordings-through-pyav.md.)
+3. A frame of another size is refused before anything is written.
+4. A recording that ends before the length it states says so in `ended_early`, in one line.
+5. Pixels lie as they were recorded: a phone's rotation tag is not applied.
 
     clip = VideoFile("line.mp4")
     format = clip.open()
@@ -12,41 +15,23 @@
 
 from __future__ import annotations
 
-import os
 import time
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import cv2
+import av
 
+from edge_inspect.capture.files import check_readable
+from edge_inspect.capture.pictures import Frame, PictureDecoder
 from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
 from edge_inspect.errors import BadSource, CameraLost, FormatChanged
 
+NOT_VIDEO = frozenset({"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "dash", "lavfi"})
+"""FFmpeg reads these as "video" too: text as a terminal's screen, and lists that lead to other files."""
 LONGEST_WAIT_S = 0.4
 """`paced`: how long one read waits for its time before it says NOTHING."""
-
-
-def check_readable(path: Path) -> None:
-    """Raise BadSource, one clear line, unless `path` is a regular file that we may read and that holds something."""
-    try:
-        if path.is_dir():
-            raise BadSource(f"{path}: is a folder, not a recording")
-        if not path.is_file():
-            missing = "is not a regular file" if path.exists() else "no such file"
-            raise BadSource(f"{path}: {'broken link' if path.is_symlink() and not path.exists() else missing}")
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise BadSource(f"{path}: the file is empty")
-    except PermissionError as err:
-        raise BadSource(f"{path}: no permission to read it") from err
-    except (OSError, ValueError) as err:
-        raise BadSource(f"{path!s}: cannot be read: {err}") from err
-
-
-def hush_opencv() -> None:
-    """Keep FFmpeg's and OpenCV's own lines off stderr, unless the user asked for them."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # OpenCV reads it when it opens its first clip
-    if "OPENCV_LOG_LEVEL" not in os.environ:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 class VideoFile:
@@ -58,85 +43,111 @@ class VideoFile:
         self._path = Path(path)
         self._loop = loop
         self._paced = paced
-        self._capture: cv2.VideoCapture | None = None
+        self._container: Any = None
+        self._packets: Iterator[Any] = iter(())
+        self._decoder: PictureDecoder | None = None
+        self._waiting: deque[tuple[Frame, str]] = deque()
         self._stated = 0
         self._in_round = 0
         self._index = 0
+        self._errors_told = 0
         self._period_ns = 0
         self._due_ns = 0
         self.label = f"file {self._path.name}"
         self.ended_early = ""
-        """Not empty at the end: the recording is truncated or damaged; one line for a person."""
+        """Not empty at the end: the recording is cut off or damaged; one line for a person."""
 
     def open(self) -> Format:
         """Open from the first frame. Raises BadSource: missing, unreadable, empty, not a recording."""
-        self.close()
-        check_readable(self._path)
-        hush_opencv()
-        capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
-        if not capture.isOpened():
-            raise BadSource(f"{self._path}: not a recording or picture that FFmpeg can read, or it is cut off")
-        self._capture = capture
-        self._stated = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self._in_round = self._index = 0
-        self.ended_early = ""
-        fps = capture.get(cv2.CAP_PROP_FPS)
-        self._period_ns = int(1e9 / fps) if fps > 0 else 0
+        self._index = 0
         self._due_ns = time.monotonic_ns()
-        return Format(
-            width_px=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
-            height_px=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
-            fps=fps if fps > 0 else None,
-            pixel_format=_fourcc(int(capture.get(cv2.CAP_PROP_FOURCC))),
-            settings={"frames": self._stated},
-        )
+        return self._start()
 
     def read_into(self, pixels: Pixels, stamp: Stamp) -> Read:
-        if self._capture is None:
+        if self._decoder is None:
             raise CameraLost(f"{self.label}: not open")
         if self._paced and not self._wait_for_due():
             return Read.NOTHING
-        filled = self._decode(pixels)
-        if not filled and self._loop and self._in_round:
-            self._rewind()
-            filled = self._decode(pixels)
-        if not filled:
+        found = self._next_frame()
+        if found is None and self._loop and self._in_round:
+            self._start()
+            found = self._next_frame()
+        if found is None:
             self._note_end()
             return Read.END
-        stamp.index = self._index
+        frame, broken = found
+        if (frame.height, frame.width, 3) != pixels.shape:
+            raise FormatChanged(
+                f"{self.label}: frame {self._index} is {frame.width}x{frame.height} px, "
+                f"the slot holds {pixels.shape[1]}x{pixels.shape[0]}"
+            )
+        self._decoder.fill(frame, pixels)
+        missed = self._decoder.errors - self._errors_told
+        self._errors_told = self._decoder.errors
+        stamp.index = self._index + missed
         stamp.captured_ns = time.monotonic_ns()
         stamp.utc_ns = time.time_ns()
-        stamp.missed = 0
-        stamp.broken = ""
-        self._index += 1
-        self._in_round += 1
+        stamp.missed = missed
+        stamp.broken = broken
+        self._index += missed + 1
+        self._in_round += missed + 1
         return Read.FRAME
 
     def close(self) -> None:
-        if self._capture is not None:
-            self._capture.release()
-            self._capture = None
+        self._packets = iter(())
+        self._waiting.clear()
+        self._decoder = None
+        if self._container is not None:
+            self._container.close()
+            self._container = None
 
-    def _decode(self, pixels: Pixels) -> bool:
-        """OpenCV fills `pixels` itself; with a picture of another size it would return an array of its own."""
-        assert self._capture is not None
-        if not self._capture.grab():
-            return False
-        width = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-        height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        if pixels.shape != (height, width, 3):
-            raise FormatChanged(f"{self.label}: frame {self._index} is {width}x{height}, "
-                                f"the slot holds {pixels.shape[1]}x{pixels.shape[0]}")
-        filled, returned = self._capture.retrieve(pixels)
-        if filled and returned.ctypes.data != pixels.ctypes.data:
-            found = "x".join(str(n) for n in returned.shape[1::-1])
-            raise FormatChanged(f"{self.label}: frame {self._index} came as {found} outside the slot")
-        return bool(filled)
+    def _start(self) -> Format:
+        self.close()
+        check_readable(self._path)
+        stream = self._open_stream()
+        self._decoder = PictureDecoder(stream, from_key=False)
+        self._packets = self._container.demux(stream)
+        self._in_round = self._errors_told = 0
+        self.ended_early = ""
+        rate = float(stream.average_rate or 0)
+        self._stated = stream.frames or _length(stream, self._container, rate)
+        self._period_ns = int(1e9 / rate) if rate > 0 else 0
+        context = stream.codec_context
+        return Format(
+            context.width,
+            context.height,
+            rate or None,
+            context.name,
+            {"frames": self._stated, "stored_as": context.pix_fmt},
+        )
 
-    def _rewind(self) -> None:
-        index, due_ns = self._index, self._due_ns
-        self.open()
-        self._index, self._due_ns = index, due_ns
+    def _open_stream(self) -> Any:
+        try:
+            self._container = av.open(str(self._path))
+        except (av.FFmpegError, ValueError, IndexError) as err:
+            reason = getattr(err, "strerror", None) or "unknown"
+            raise BadSource(f"{self._path}: not a recording that FFmpeg can read, or it is cut off ({reason})") from err
+        streams = self._container.streams.video
+        stream = streams[0] if streams else None
+        if stream is None or stream.codec_context is None or self._container.format.name in NOT_VIDEO:
+            self.close()
+            raise BadSource(f"{self._path}: holds no video")
+        if not (stream.codec_context.width and stream.codec_context.height and stream.codec_context.pix_fmt):
+            self.close()
+            raise BadSource(f"{self._path}: holds no picture that can be decoded")
+        return stream
+
+    def _next_frame(self) -> tuple[Frame, str] | None:
+        assert self._decoder is not None
+        while not self._waiting:
+            try:
+                packet = next(self._packets, None)
+            except av.FFmpegError:
+                packet = None  # cut off: `_note_end` counts what is missing
+            if packet is None:
+                return None
+            self._waiting.extend(self._decoder.decode(packet))
+        return self._waiting.popleft()
 
     def _wait_for_due(self) -> bool:
         wait_ns = self._due_ns - time.monotonic_ns()
@@ -148,12 +159,22 @@ class VideoFile:
         return True
 
     def _note_end(self) -> None:
-        """Containers without an index state a length estimated from the duration: one in fifty is forgiven."""
-        if self._stated > 0 and self._in_round < self._stated - max(2, self._stated // 50):
-            self.ended_early = (f"{self._path}: ends after {self._in_round} of {self._stated} frames: "
-                                "the recording is cut off or damaged")
+        """Containers without an index state a length that comes from the duration: one in fifty is forgiven."""
+        if self._in_round < self._stated - max(2, self._stated // 50):
+            self.ended_early = (
+                f"{self._path}: only {self._in_round} of {self._stated} frames could be read: it is cut off or damaged"
+            )
+        elif self._container.format.name == "gif" and not _has_gif_trailer(self._path):
+            self.ended_early = f"{self._path}: ends after {self._in_round} frames without the end mark: it is cut off"
 
 
-def _fourcc(code: int) -> str:
-    text = "".join(chr((code >> shift) & 0xFF) for shift in (0, 8, 16, 24)).strip("\0 ")
-    return text if text.isprintable() and text else "unknown"
+def _length(stream: Any, container: Any, rate: float) -> int:
+    """Frames by duration, 0 if the container does not state one."""
+    if stream.duration is not None and stream.time_base is not None:
+        return round(float(stream.duration * stream.time_base) * rate)
+    return round(container.duration / av.time_base * rate) if container.duration else 0
+
+
+def _has_gif_trailer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read().rstrip(b"\0").endswith(b";")
