@@ -35,6 +35,13 @@ class Durations:
         self.total_ns += duration_ns
         self.max_ns = max(self.max_ns, duration_ns)
 
+    def include(self, other: Durations) -> None:
+        """Add everything that `other` has counted."""
+        self._counts = [mine + theirs for mine, theirs in zip(self._counts, other._counts, strict=True)]
+        self.count += other.count
+        self.total_ns += other.total_ns
+        self.max_ns = max(self.max_ns, other.max_ns)
+
     def percentile_ms(self, percent: float) -> float | None:
         """The duration that `percent` of all are at or below, in ms; None when nothing was counted."""
         if not self.count:

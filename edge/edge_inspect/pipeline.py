@@ -121,7 +121,7 @@ class Pipeline:
         ready: threading.Condition,
         frames_wanted: int | None = None,
     ) -> None:
-        self.beat_ns = time.monotonic_ns()
+        self.beat_ns: int | None = time.monotonic_ns()
         self.frames = 0
         self._lanes: list[Lane] = []
         self._tell = tell

@@ -45,7 +45,7 @@ class Grabber:
         self.camera = camera
         self.format: Format | None = None
         self.state = "opening"
-        self.beat_ns = time.monotonic_ns()
+        self.beat_ns: int | None = time.monotonic_ns()
         self.ended = threading.Event()
         self.settled = threading.Event()
         """Set once the camera is open or has failed to open for the first time."""
@@ -79,6 +79,8 @@ class Grabber:
         finally:
             self.camera.close()
             self.settled.set()
+            self.state = "ended"
+            self.beat_ns = None
             self.ended.set()
             if self._ring is not None:
                 self._ring.close()
@@ -94,7 +96,9 @@ class Grabber:
     def _open(self) -> Ring:
         form = self.camera.open()
         if self._ring is None:
+            self.beat_ns = None  # building an engine may take minutes, and that is no hang
             self._ring = self._prepare(form)
+            self._beat()
         elif self.format is not None and (form.width_px, form.height_px) != (self.format.width_px, self.format.height_px):
             raise FormatChanged(
                 f"camera {self.name} ({self.camera.label}) came back with {form.width_px}x{form.height_px} px, "

@@ -1,0 +1,153 @@
+"""The grab loop brings a camera back for ever, notices silence, and leaves a gap for what passed unseen."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from edge_inspect.capture.grab import Grabber
+from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
+from edge_inspect.capture.ring import Ring
+from edge_inspect.counts import LaneCounts
+from edge_inspect.errors import BadSource, CameraLost
+
+Step = Callable[[], Read]
+
+
+class ScriptedCamera:
+    """Plays a list of steps: "frame", "nothing", "lost", "refused", "busy" (opening fails); then ends, or goes on with nothing."""
+
+    label = "scripted"
+
+    def __init__(self, *steps: str, live: bool = True, sizes: list[tuple[int, int]] | None = None) -> None:
+        self.live = live
+        self.steps = list(steps)
+        self.sizes = sizes or [(6, 4)]
+        self.opened = self.closed = self.index = 0
+
+    def open(self) -> Format:
+        self.opened += 1
+        if self.steps and self.steps[0] == "busy":
+            self.steps.pop(0)
+            raise CameraLost("scripted: busy")
+        if self.steps and self.steps[0] == "refused":
+            raise BadSource("scripted: no permission")
+        width, height = self.sizes[min(self.opened, len(self.sizes)) - 1]
+        return Format(width, height, 25.0, "BGR")
+
+    def read_into(self, pixels: Pixels, stamp: Stamp) -> Read:
+        step = self.steps.pop(0) if self.steps else ("nothing" if self.live else "end")
+        if step == "lost":
+            raise CameraLost("scripted: unplugged")
+        if step == "frame":
+            self.index += 1
+            stamp.index, stamp.captured_ns, stamp.missed, stamp.broken = self.index, time.monotonic_ns(), 0, ""
+            return Read.FRAME
+        if step == "nothing":
+            time.sleep(0.01)
+        return Read(step)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_inspect.capture.grab.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("edge_inspect.capture.grab.LONGEST_WAIT_S", 0.05)
+
+
+class Line:
+    """A grabber on its own thread, and what came out of its ring."""
+
+    def __init__(self, camera: ScriptedCamera, **options: float) -> None:
+        self.counts = LaneCounts()
+        self.ring: Ring | None = None
+        self.grabber = Grabber("left", camera, self._prepare, self.counts, **options)
+        self.stop = threading.Event()
+        self.error: Exception | None = None
+        self.thread = threading.Thread(target=self._run, name="grab-left")
+
+    def _prepare(self, form: Format) -> Ring:
+        self.ring = Ring(4, form.height_px, form.width_px, "every")
+        return self.ring
+
+    def _run(self) -> None:
+        try:
+            self.grabber.run(self.stop)
+        except (CameraLost, BadSource) as err:
+            self.error = err
+
+    def collect(self, frames: int, gaps: int = 0) -> tuple[list[int], list[str]]:
+        """Wait (with a deadline) until so many frames and gaps came."""
+        self.thread.start()
+        indices: list[int] = []
+        reasons: list[str] = []
+        until = time.monotonic() + 20
+        while (len(indices) < frames or len(reasons) < gaps) and time.monotonic() < until:
+            if self.ring is None:
+                self.grabber.settled.wait(0.01)
+                continue
+            with self.ring.take(timeout_s=0.05) as slot:
+                if slot is not None:
+                    indices.append(slot.stamp.index)
+            while (gap := self.ring.next_gap()) is not None:
+                reasons.append(gap.reason)
+        self.stop.set()
+        self.thread.join(timeout=10)
+        return indices, reasons
+
+
+def test_a_lost_camera_comes_back_alone_and_leaves_one_gap() -> None:
+    camera = ScriptedCamera("frame", "frame", "lost", "busy", "busy", "frame")
+    line = Line(camera)
+    assert line.collect(frames=3, gaps=1) == ([1, 2, 3], ["camera-lost"])
+    assert line.counts.reconnects == 1
+    assert camera.opened == 4
+    assert camera.closed >= 3, "let go after every loss and at the end"
+
+
+def test_silence_is_a_loss() -> None:
+    camera = ScriptedCamera("frame")
+    line = Line(camera, stall_s=0.1)
+    indices, reasons = line.collect(frames=1, gaps=2)
+    assert indices == [1]
+    assert reasons[:2] == ["camera-lost", "camera-lost"]
+    assert camera.opened >= 3
+
+
+def test_a_file_that_ends_ends_the_thread() -> None:
+    line = Line(ScriptedCamera("frame", "frame", live=False))
+    indices, _ = line.collect(frames=2)
+    assert indices == [1, 2]
+    assert line.grabber.ended.is_set()
+    assert line.error is None
+    assert line.grabber.beat_ns is None, "ended in good order is no hang"
+
+
+def test_another_size_after_a_loss_writes_nothing_and_waits_for_the_old_one() -> None:
+    camera = ScriptedCamera("frame", "lost", "frame", sizes=[(6, 4), (8, 4), (8, 4), (6, 4)])
+    line = Line(camera)
+    assert line.collect(frames=2, gaps=1) == ([1, 2], ["camera-lost"])
+    assert camera.opened == 4
+    assert line.ring is not None and line.ring.slots[0].pixels.shape == (4, 6, 3)
+
+
+def test_a_camera_that_never_opens_ends_the_wait_when_a_limit_is_set() -> None:
+    camera = ScriptedCamera(*["busy"] * 1000)
+    line = Line(camera, first_open_s=0.05)
+    line.thread.start()
+    line.thread.join(timeout=10)
+    assert isinstance(line.error, CameraLost)
+
+
+def test_a_refused_source_is_not_tried_again() -> None:
+    camera = ScriptedCamera("refused")
+    line = Line(camera)
+    line.thread.start()
+    line.thread.join(timeout=10)
+    assert isinstance(line.error, BadSource)
+    assert camera.opened == 1
