@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import io
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -80,15 +82,14 @@ def choose(wanted: str) -> str:
     """The provider to open. Raises Usage, RuntimeMissing (nothing installed at all) or ProviderMissing."""
     if wanted not in PROVIDERS:
         raise Usage(f"--provider {wanted}: allowed are {', '.join(PROVIDERS)}")
-    offers = {offer.provider: offer for offer in survey()}
-    if not any(offer.there for offer in offers.values()):
+    for name in AUTO_ORDER if wanted == "auto" else (wanted,):
+        offer = _offer(name)
+        if offer.there:
+            return name
+    if wanted == "auto" or not any(other.there for other in survey()):
         extras = ", ".join(f"edge-inspect[{name}]" for name in ("cpu", "openvino", "cuda"))
         raise RuntimeMissing(f"no runtime is installed; install one of {extras}, e.g. {INSTALL['cpu']}")
-    if wanted == "auto":
-        return next(name for name in AUTO_ORDER if offers[name].there)
-    if not offers[wanted].there:
-        raise ProviderMissing(f"provider {wanted} is not there: {offers[wanted].how}")
-    return wanted
+    raise ProviderMissing(f"provider {wanted} is not there: {offer.how}")
 
 
 def open_binding(model: bytes, variant: Variant, provider: str, tuning: Tuning | None = None) -> Binding:
@@ -153,7 +154,7 @@ def _offer_openvino() -> Offer:
     versions = runtime_versions()
     if _plugin_devices():
         return Offer("openvino", True, f"onnxruntime-ep-openvino {versions.get('onnxruntime-ep-openvino', '?')}")
-    if _import("openvino") is not None:
+    if _is_installed("openvino"):
         return Offer("openvino", True, f"openvino {versions.get('openvino', '?')}")
     if "onnxruntime-ep-openvino" in versions:
         return Offer(
@@ -168,10 +169,34 @@ def _gpu_there() -> bool:
 
 @cache
 def _import(name: str) -> ModuleType | None:
+    if name == "openvino":
+        # Its model converter, which nobody here needs, reports every import to Google Analytics (openvino-telemetry).
+        # `None` makes Python refuse that import, and openvino goes on without it.
+        sys.modules["openvino.tools.ovc"] = None  # type: ignore[assignment]
     try:
         return importlib.import_module(name)
     except ImportError:
         return None
+
+
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _openvino() -> Any:
+    """The openvino package without its model converter, whose import reports home (`telemetry.send_event` in
+    openvino/tools/ovc/__init__.py, to Google Analytics unless opted out); openvino itself does well without it."""
+    converter = "openvino.tools.ovc"
+    ours = converter not in sys.modules
+    if ours:
+        sys.modules[converter] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("openvino")
+    except ImportError as err:
+        raise ProviderMissing(f"openvino is installed but cannot be loaded: {err}") from err
+    finally:
+        if ours:
+            del sys.modules[converter]
 
 
 @cache
@@ -266,7 +291,7 @@ def _openvino_plugin_options(tuning: Tuning) -> dict[str, str]:
 
 
 def _open_native_openvino(model: bytes, variant: Variant, tuning: Tuning) -> Binding:
-    openvino: Any = _import("openvino")
+    openvino = _openvino()
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
     if tuning.threads:
         options["INFERENCE_NUM_THREADS"] = tuning.threads
