@@ -33,6 +33,7 @@ from edge_inspect.config_model import (
     OutboxConfig,
     default_state_dir,
 )
+from edge_inspect.delivery.broker import Broker
 from edge_inspect.errors import BadConfig, Usage
 from edge_inspect.toml_model import read_toml
 from edge_inspect.verdict.recipe import find_recipe
@@ -45,6 +46,7 @@ __all__ = [
     "ModelConfig",
     "MqttConfig",
     "OutboxConfig",
+    "broker_of",
     "config_from_options",
     "load_config",
 ]
@@ -74,6 +76,20 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
         key = f"key `{first.key}`: " if first.key else ""
         raise BadConfig(f"{path}: {key}found {first.found}, allowed: {first.allowed}{more}")
     return config
+
+
+def broker_of(mqtt: MqttConfig) -> Broker:
+    """What the courier needs to know of the broker. Raises BadConfig."""
+    return Broker(
+        url=mqtt.url,
+        protocol=mqtt.protocol,
+        ca="system" if mqtt.ca == SYSTEM_CA else mqtt.ca,
+        cert=mqtt.cert,
+        key=mqtt.key,
+        username=mqtt.username,
+        password_file=mqtt.password_file,
+        keepalive_s=mqtt.keepalive_s,
+    )
 
 
 def config_from_options(

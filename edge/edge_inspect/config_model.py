@@ -177,7 +177,7 @@ class ModelConfig(Table):
     """What runs the network. `auto`: the fastest that is installed. Any other: exactly that, or an error."""
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     """Threads of the runtime; 0: the runtime's own choice."""
-    precision: Literal["auto", "fp32", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
     """Which variant of the package."""
     shape: Shape | None = None
     """Network input [height, width], multiples of 32. Without: the least that fits the camera's aspect."""
@@ -205,10 +205,6 @@ class MqttConfig(Table):
     broker's PUBACK, which is no proof: a broker that is killed may lose what it acknowledged."""
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 20
     """A dead connection is noticed within 1.5 times this."""
-
-    def password(self) -> str | None:
-        """The password as it is in its file now. Raises BadConfig when the file cannot be read."""
-        return _read_secret(self.password_file) if self.password_file else None
 
 
 class OutboxConfig(Table):

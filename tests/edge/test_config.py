@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from edge_inspect.cli import run_command
-from edge_inspect.config import config_from_options, load_config
+from edge_inspect.config import broker_of, config_from_options, load_config
 from edge_inspect.config_model import SYSTEM_CA, default_state_dir, host_name
 from edge_inspect.errors import BadConfig, Usage
 
@@ -269,20 +269,22 @@ def test_every_key_is_understood_and_every_path_becomes_absolute(tmp_path: Path)
     assert config.model.shape == (384, 640)
     assert config.mqtt is not None
     assert (config.mqtt.ca, config.mqtt.key) == (tmp_path / "ca.pem", credentials / "mqtt.key")
-    assert config.mqtt.password() == "mqtt-secret"
+    broker = broker_of(config.mqtt)
+    assert (broker.host, broker.port, broker.tls, broker.protocol) == ("broker", 8883, True, 311)
+    assert broker.password_file == tmp_path / "pw"
 
 
 def test_new_password_is_used_without_a_restart(tmp_path: Path) -> None:
     secret = tmp_path / "pw"
     secret.write_text("old\n")
-    toml = CAMERA + '[mqtt]\nurl = "mqtt://b"\nusername = "u"\npassword_file = "pw"\n'
-    mqtt = load_config(write(tmp_path, toml)).mqtt
-    assert mqtt is not None
+    toml = '[[camera]]\nname = "a"\nsource = "rtsp://cam/x"\nusername = "u"\npassword_file = "pw"\n'
+    camera = load_config(write(tmp_path, toml)).camera[0]
+    assert camera.address() == "rtsp://u:old@cam/x"
     secret.write_text("new\n")
-    assert mqtt.password() == "new"
+    assert camera.address() == "rtsp://u:new@cam/x"
     secret.unlink()
     with pytest.raises(BadConfig, match="cannot be read: No such file"):
-        mqtt.password()
+        camera.address()
 
 
 def test_folder_beside_the_config_wins_over_a_shipped_model(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""The units: every line understood, exposure at most 1.5, and what they promise about watchdog, devices and secrets."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edge_inspect.health.notify import MAX_AGE_S
+
+SYSTEMD = Path(__file__).resolve().parent.parent / "systemd"
+UNITS = ("edge-inspect.service", "edge-inspect@.service")
+
+
+class Unit(configparser.RawConfigParser):
+    """A unit file; a key that stands several times keeps all of its values, one a line."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(strict=False, dict_type=_Gathering, comment_prefixes=("#",), interpolation=None)
+        self.optionxform = str  # type: ignore[assignment,method-assign]
+        self.read(path)
+
+    def all(self, key: str) -> list[str]:
+        return self.get("Service", key).split("\n")
+
+
+class _Gathering(dict):  # type: ignore[type-arg]
+    def __setitem__(self, key: object, value: object) -> None:
+        if isinstance(value, list) and key in self and isinstance(self[key], list):
+            self[key].extend(value)
+        else:
+            super().__setitem__(key, value)
+
+
+@pytest.fixture
+def analyze() -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed (Debian, Ubuntu: package systemd)")
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_units_verify_and_keep_an_exposure_of_at_most_1_5(analyze: None) -> None:
+    checked = run(SYSTEMD / "check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    exposures = [float(line.split(": ")[1].split()[0]) for line in checked.stdout.splitlines()]
+    assert len(exposures) == 2
+    assert max(exposures) <= 1.5
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("WatchdogSec=10", "WatchdogSecs=10"), "Unknown key"),
+        (("bin/python -I", "bin/pithon -I"), "not executable"),
+        (("NoNewPrivileges=yes\nCapabilityBoundingSet=\n", ""), ""),
+    ],
+)
+def test_check_notices_a_unit_that_is_wrong(change: tuple[str, str], says: str, analyze: None, tmp_path: Path) -> None:
+    for name in UNITS:
+        text = (SYSTEMD / name).read_text()
+        assert change[0] in text
+        (tmp_path / name).write_text(text.replace(*change))
+    checked = run(SYSTEMD / "check", tmp_path)
+    assert checked.returncode == 1, checked.stdout
+    assert says in checked.stderr
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_unit_restarts_what_hangs_and_not_what_is_misconfigured(name: str) -> None:
+    unit = Unit(SYSTEMD / name)
+    service = unit["Service"]
+    assert service["Type"] == "notify"
+    assert service["Restart"] == "always"
+    assert service["RestartPreventExitStatus"].split() == ["64", "78"]
+    assert service["WatchdogSignal"] == "SIGABRT"
+    assert "faulthandler" in service["ExecStart"]
+    # a hang is noticed within 15 s: the oldest beat that still feeds, then systemd's own patience
+    assert MAX_AGE_S + float(service["WatchdogSec"]) <= 15
+    # more than the 10 s that the daemon may take to stop
+    assert float(service["TimeoutStopSec"]) > 10
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_unit_reaches_cameras_and_gpus_and_nothing_else(name: str) -> None:
+    unit = Unit(SYSTEMD / name)
+    assert unit["Service"]["DevicePolicy"] == "closed"
+    devices = unit.all("DeviceAllow")
+    assert "char-video4linux rw" in devices
+    assert all(device.startswith(("char-nv", "char-drm", "char-video4linux", "/dev/nvmap")) for device in devices)
+    assert unit["Service"]["SupplementaryGroups"].split() == ["video", "render"]
+
+
+def test_template_keeps_cameras_apart() -> None:
+    service = Unit(SYSTEMD / "edge-inspect@.service")["Service"]
+    for key in ("StateDirectory", "CacheDirectory", "RuntimeDirectory", "ExecStart", "Environment"):
+        assert "%i" in service[key], key
+
+
+def test_both_units_differ_only_in_the_instance() -> None:
+    one, each = ((SYSTEMD / name).read_text().splitlines()[3:] for name in UNITS)
+    different = [line for line in each if line not in one]
+    assert all("%i" in line for line in different), different
+    assert len(each) == len(one)
+
+
+def test_install_lays_out_users_folders_and_secrets(tmp_path: Path) -> None:
+    if os.getuid() != 0 or shutil.which("systemd-sysusers") is None:
+        pytest.skip("needs root and systemd-sysusers, systemd-tmpfiles")
+    done = run(SYSTEMD / "install", "--units-only", "--root", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "edge-inspect:x:" in (tmp_path / "etc/passwd").read_text()
+    groups = {line.split(":")[0]: line.split(":")[3] for line in (tmp_path / "etc/group").read_text().splitlines()}
+    assert groups["video"] == groups["render"] == "edge-inspect"
+    secrets = tmp_path / "etc/edge-inspect/credentials"
+    assert stat.S_IMODE(secrets.stat().st_mode) == 0o700
+    loaded = [line.partition(":")[2] for line in Unit(SYSTEMD / UNITS[0]).all("LoadCredential")]
+    assert loaded
+    for path in loaded:
+        assert stat.S_IMODE((tmp_path / path.lstrip("/")).stat().st_mode) == 0o600
+    for name in UNITS:
+        assert (tmp_path / "etc/systemd/system" / name).is_file()
+
+
+def test_install_refuses_an_option_it_does_not_know() -> None:
+    done = run(SYSTEMD / "install", "--frobnicate")
+    assert (done.returncode, "unknown option --frobnicate" in done.stderr) == (64, True)
