@@ -15,6 +15,7 @@ import numpy as np
 import typer
 
 from edge_inspect.capture.plates import KINDS, PLATE_HEIGHT_PX, PLATE_WIDTH_PX, render_plate
+from edge_inspect.capture.protocol import Pixels
 from edge_inspect.capture.sim import SimCamera
 from edge_inspect.cli.output import emit
 from edge_inspect.errors import BadSource, StorageFailing, Usage
@@ -26,6 +27,7 @@ VISIBLE_SHARE = 0.3
 def add(app: typer.Typer) -> None:
     sim = typer.Typer(help="The simulated line.", no_args_is_help=True)
     sim.command("export")(export)
+    sim.command("frames")(frames)
     app.add_typer(sim, name="sim")
 
 
@@ -64,6 +66,36 @@ def export(
         typer.echo(f"{out}: " + ", ".join(f"{key} {value}" for key, value in result.items() if key != "out"))
 
 
+def frames(
+    out: Annotated[Path, typer.Option(help="Folder to write PNG pictures to.")],
+    parts: Annotated[int, typer.Option(min=1, help="How many parts pass.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
+    ng_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of plates with defects.")] = 0.5,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+) -> None:
+    """Write one lossless picture a part, the part in the middle; for known-answer tests of models.
+
+    Example: edge-inspect sim frames --out golden --parts 4 --seed 5
+    """
+    camera = SimCamera(seed=seed, parts=parts, ng_share=ng_share, paced=False)
+    pixels = np.empty((360, 640, 3), np.uint8)
+    written = {}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for part in camera.truth()["parts"]:
+            camera.show(part["center_frame"], pixels)
+            path = out / f"sim-{seed}-{part['id']}.png"
+            path.write_bytes(_coded(pixels, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 9]))
+            written[path.name] = part["verdict"]
+    except OSError as err:
+        raise StorageFailing(f"cannot write {err.filename or out}: {err.strerror}") from err
+    if json_:
+        emit({"out": str(out), "seed": seed, "pictures": written})
+    else:
+        for name, verdict in written.items():
+            typer.echo(f"{out / name}  {verdict}")
+
+
 def _export_split(
     out: Path, split: str, plates: int, seed: int, ng_share: float, kinds: tuple[str, ...]
 ) -> tuple[int, int]:
@@ -84,7 +116,13 @@ def _export_photos(out: Path, split: str, plates: int, seed: int, ng_share: floa
         count = min(4, 1 + rng.poisson(0.8)) if rng.random() < ng_share else 0
         plate = render_plate(rng, [str(kind) for kind in rng.choice(kinds, count)])
         lines = [_label(kinds.index(kind), box, PLATE_WIDTH_PX, PLATE_HEIGHT_PX) for kind, *box in plate.boxes]
-        _write(out, split, f"photo-{seed}-{number:05d}", cv2.cvtColor(plate.pixels, cv2.COLOR_GRAY2BGR), lines)
+        _write(
+            out,
+            split,
+            f"photo-{seed}-{number:05d}",
+            np.asarray(cv2.cvtColor(plate.pixels, cv2.COLOR_GRAY2BGR), np.uint8),
+            lines,
+        )
         total += len(lines)
     return total
 
@@ -94,7 +132,7 @@ def _export_frames(out: Path, split: str, plates: int, seed: int, ng_share: floa
     truth = camera.truth()
     (out / f"{split}.gt.json").write_text(json.dumps(truth))
     rng = np.random.default_rng([seed, 78])
-    pixels = np.empty((360, 640, 3), np.uint8)
+    pixels: Pixels = np.empty((360, 640, 3), np.uint8)
     total = 0
     for part in truth["parts"]:
         index = int(part["center_frame"] + rng.integers(-32, 33))
@@ -116,12 +154,13 @@ def _label(number: int, box: list[float], width: int, height: int) -> str:
     )
 
 
-def _write(
-    out: Path, split: str, name: str, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], lines: list[str]
-) -> None:
-    path = out / "images" / split / f"{name}.jpg"
-    ok, coded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 92])
-    if not ok:
-        raise RuntimeError(f"OpenCV could not encode {path}")
-    path.write_bytes(coded.tobytes())
+def _write(out: Path, split: str, name: str, pixels: Pixels, lines: list[str]) -> None:
+    (out / "images" / split / f"{name}.jpg").write_bytes(_coded(pixels, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92]))
     (out / "labels" / split / f"{name}.txt").write_text("".join(line + "\n" for line in lines))
+
+
+def _coded(pixels: Pixels, ending: str, settings: list[int]) -> bytes:
+    ok, coded = cv2.imencode(ending, pixels, settings)
+    if not ok:
+        raise RuntimeError(f"OpenCV cannot write {ending}")
+    return bytes(coded)
