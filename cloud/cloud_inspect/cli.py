@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,14 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cloud_inspect.errors import BadTraining, CloudError
 from cloud_inspect.learning import training
+from cloud_inspect.learning.datasets import SPLITS, load_dataset
 
 app = typer.Typer(help="The retraining side: data sets in, signed-off model packages out.", no_args_is_help=True)
 _err = Console(stderr=True)
-
-
-@app.callback()
-def _root() -> None:
-    """Keeps the commands' names even while there is only one."""
 
 
 @app.command()
@@ -74,6 +71,90 @@ def train(
     _finish(result | {"epochs": trained.epochs, "dataset_digest": trained.dataset_digest}, json_)
 
 
+@app.command()
+def export(
+    weights: Annotated[Path, typer.Argument(help="Trained weights (.pt).")],
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+    imgsz: Annotated[str, typer.Option(help="Network input, HEIGHTxWIDTH, steps of 32.")] = "384x640",
+    fp16: Annotated[bool, typer.Option("--fp16", help="float16 inside, float32 in and out.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+) -> None:
+    """Export trained weights as ONNX with a static input.
+
+    Example: cloud-inspect export runs/plates/run/weights/best.pt --out model.onnx --imgsz 384x640
+    """
+    from cloud_inspect.learning.export import convert_fp16, export_onnx
+
+    export_onnx(weights, out, parse_size(imgsz))
+    if fp16:
+        convert_fp16(out, out)
+    _finish({"out": str(out), "size_bytes": out.stat().st_size}, json_)
+
+
+@app.command()
+def quantise(
+    model: Annotated[Path, typer.Argument(help="fp32 ONNX file.")],
+    data: Annotated[list[Path], typer.Option(help="data.yaml whose train pictures calibrate; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+    pictures: Annotated[int, typer.Option(min=1, help="How many pictures, evenly taken.")] = 150,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+) -> None:
+    """Quantise an ONNX file to INT8, calibrated on training pictures.
+
+    Example: cloud-inspect quantise model.onnx --data metal_tag/data.yaml --out model-int8.onnx
+    """
+    from cloud_inspect.learning.export import quantise_int8
+
+    found = [sample.picture for path in data for sample in load_dataset(path).train]
+    chosen = found[:: max(1, len(found) // pictures)][:pictures]
+    quantise_int8(model, out, chosen)
+    _finish({"out": str(out), "size_bytes": out.stat().st_size, "pictures": len(chosen)}, json_)
+
+
+@app.command()
+def measure(
+    model: Annotated[Path, typer.Argument(help="ONNX file.")],
+    data: Annotated[Path, typer.Argument(help="data.yaml.")],
+    split: Annotated[str, typer.Option(help="val or train.")] = "val",
+    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Confidence that makes a picture NG.")] = 0.25,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+) -> None:
+    """Measure a model on labelled pictures: mAP, escapes, overkill.
+
+    Example: cloud-inspect measure models/metal-plate/1.0.0/model.onnx metal_tag/data.yaml
+    """
+    from cloud_inspect.learning import measure as measuring
+
+    if split not in SPLITS:
+        raise BadTraining(f"--split {split}: must be one of {', '.join(SPLITS)}")
+    dataset = load_dataset(data)
+    samples = dataset.val if split == "val" else dataset.train
+    measured = measuring.measure(model, samples, dataset.classes, threshold=threshold)
+    _finish({"model": str(model), "split": split, "threshold": threshold} | asdict(measured), json_)
+
+
+@app.command()
+def package(
+    draft: Annotated[Path, typer.Argument(help="TOML with name, version, classes, thresholds, measured accuracy.")],
+    out: Annotated[Path, typer.Option(help="Folder of the package.")],
+    variant: Annotated[list[Path], typer.Option(help="ONNX file; the first is the reference. May be repeated.")],
+    golden: Annotated[list[Path], typer.Option(help="Known-answer picture. May be repeated.")],
+    extra: Annotated[list[Path] | None, typer.Option(help="File to lie beside it, e.g. a model card.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an unreleased package.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+) -> None:
+    """Build a model package: files, digests, golden answers, manifest.
+
+    Example: cloud-inspect package package.toml --out plate/1.0.0 --variant model.onnx --golden good.png
+    """
+    from cloud_inspect.learning.package import build_package, load_draft
+
+    manifest = build_package(
+        out, load_draft(draft), variants=variant, golden=golden, extra=extra or [], replace=replace
+    )
+    _finish({"out": str(out), "name": manifest.name, "version": manifest.version}, json_)
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """ "384x640" -> (384, 640), height first; one number is a square."""
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
@@ -82,7 +163,7 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
-def _finish(result: dict[str, object], as_json: bool) -> None:
+def _finish(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:

@@ -1,0 +1,227 @@
+"""Builds a model package: ONNX files, golden pictures with what must be found on them, and the manifest over all.
+
+Promises:
+
+1. The manifest describes the files as they are: digests, shapes, opset and IR version are read from them, never typed.
+2. Every variant has been run on every golden picture and found the same, within the manifest's tolerance; a variant
+   that does not is refused.
+3. The folder appears under its name only when it is whole; an existing package is replaced only when asked.
+
+    draft = load_draft(Path("package.toml"))
+    build_package(folder, draft, variants=[Path("model.onnx")], golden=[Path("good.png"), Path("scratched.png")])
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cloud_inspect.errors import BadPackage
+from cloud_inspect.learning.detect import Detector, Found
+from cloud_inspect.learning.export import load_graph
+from edge_wire.manifest import (
+    MANIFEST_NAME,
+    Dataset,
+    Expected,
+    Golden,
+    InputContract,
+    Manifest,
+    Measure,
+    OutputContract,
+    Precision,
+    RuntimeFloor,
+    Tolerance,
+    Variant,
+)
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_FLOAT16, _INT8, _UINT8 = 10, 3, 2
+
+
+class Draft(BaseModel):
+    """What cannot be read from the files; a draft TOML holds just this."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: str
+    classes: tuple[str, ...]
+    thresholds: dict[str, float]
+    dataset: Dataset
+    description: str = ""
+    source: str = ""
+    licence: str = "AGPL-3.0-or-later"
+    accuracy: dict[str, Measure] = {}
+    latency_budget_ms: dict[str, Measure] = {}
+    tolerance: Tolerance = Tolerance()
+
+
+def load_draft(path: Path) -> Draft:
+    """Read a draft. Raises BadPackage with file, key and what is wrong."""
+    try:
+        return Draft.model_validate(tomllib.loads(path.read_text()))
+    except OSError as err:
+        raise BadPackage(f"{path}: cannot be read: {err.strerror}") from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise BadPackage(f"{path}: is not TOML: {err}") from err
+    except ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        raise BadPackage(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from err
+
+
+def build_package(
+    out: Path,
+    draft: Draft,
+    *,
+    variants: Sequence[Path],
+    golden: Sequence[Path],
+    extra: Sequence[Path] = (),
+    replace: bool = False,
+) -> Manifest:
+    """Write the package to `out`; `extra` files (a model card) lie beside it and are not part of the contract.
+
+    Raises BadPackage: what is wrong with which file.
+    """
+    if out.exists() and not replace:
+        raise BadPackage(f"{out}: exists already; a released package is never changed (--replace for drafts)")
+    for path in (*variants, *golden, *extra):
+        if not path.is_file():
+            raise BadPackage(f"{path}: no such file")
+    described = [_variant(path) for path in variants]
+    expected = [_golden(path, variants, draft) for path in golden]
+    manifest = _manifest(draft, described, expected, [load_graph(path) for path in variants])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".package-") as folder:
+        draft_dir = Path(folder) / "package"
+        (draft_dir / "golden").mkdir(parents=True)
+        for path in (*variants, *extra):
+            shutil.copyfile(path, draft_dir / path.name)
+        for path in golden:
+            shutil.copyfile(path, draft_dir / "golden" / path.name)
+        (draft_dir / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n")
+        if out.exists():
+            shutil.rmtree(out)
+        draft_dir.rename(out)
+    return manifest
+
+
+def _manifest(draft: Draft, variants: list[Variant], golden: list[Golden], graphs: list[Any]) -> Manifest:
+    try:
+        return Manifest(
+            name=draft.name,
+            version=draft.version,
+            description=draft.description,
+            classes=draft.classes,
+            thresholds=draft.thresholds,
+            variants=tuple(variants),
+            dataset=draft.dataset,
+            accuracy=draft.accuracy,
+            latency_budget_ms=draft.latency_budget_ms,
+            runtime=RuntimeFloor(
+                opset=max(entry.version for graph in graphs for entry in graph.opset_import if entry.domain == ""),
+                ir=max(graph.ir_version for graph in graphs),
+            ),
+            golden=tuple(golden),
+            created=datetime.now(timezone.utc).replace(microsecond=0),
+            licence=draft.licence,
+            source=draft.source,
+        )
+    except ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        raise BadPackage(f"manifest: {'.'.join(map(str, first['loc'])) or 'whole'}: {first['msg']}") from err
+
+
+def _file(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    return {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+
+
+def _variant(path: Path) -> Variant:
+    graph = load_graph(path).graph
+    if len(graph.input) != 1 or len(graph.output) != 1:
+        raise BadPackage(f"{path}: {len(graph.input)} inputs, {len(graph.output)} outputs; must be one each")
+    given, result = graph.input[0], graph.output[0]
+    try:
+        return Variant(
+            file=path.name,
+            **_file(path),
+            precision=_precision(graph),
+            input=InputContract(name=given.name, shape=_shape(given)),
+            output=OutputContract(name=result.name, shape=_shape(result), layout="raw"),
+        )
+    except ValidationError as err:
+        raise BadPackage(f"{path}: {err.errors(include_url=False)[0]['msg']}") from err
+
+
+def _shape(value: Any) -> Any:
+    return tuple(int(dim.dim_value) for dim in value.type.tensor_type.shape.dim)
+
+
+def _precision(graph: Any) -> Precision:
+    """What most of the weights are stored as."""
+    kinds = {one.data_type for one in graph.initializer if len(one.dims) == 4}
+    if kinds & {_INT8, _UINT8}:
+        return "int8"
+    return "fp16" if _FLOAT16 in kinds else "fp32"
+
+
+# --- golden pictures ----------------------------------------------------------------------------------------------
+
+
+def _golden(path: Path, variants: Sequence[Path], draft: Draft) -> Golden:
+    """What the first variant finds is expected of all; each is checked against it here."""
+    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise BadPackage(f"{path}: is not a picture that can be opened")
+    least = np.array([draft.thresholds[name] for name in draft.classes])
+    found = [Detector(variant).find(np.asarray(pixels, np.uint8)) for variant in variants]
+    expected = found[0][found[0][:, 4] >= least[found[0][:, 5].astype(int)]]
+    for variant, one in zip(variants[1:], found[1:], strict=True):
+        _refuse_disagreement(path, variant, expected, one, least, draft.tolerance)
+    return Golden(
+        file=f"golden/{path.name}",
+        **_file(path),
+        expect=tuple(_expected(one, draft.classes) for one in expected.tolist()),
+        tolerance=draft.tolerance,
+    )
+
+
+def _expected(found: list[float], classes: tuple[str, ...]) -> Expected:
+    x1, y1, x2, y2 = (round(value, 1) for value in found[:4])
+    return Expected(cls=classes[int(found[5])], confidence=round(found[4], 3), box=(x1, y1, x2, y2))
+
+
+def _refuse_disagreement(
+    picture: Path, variant: Path, expected: Found, found: Found, least: np.ndarray[Any, Any], tolerance: Tolerance
+) -> None:
+    """Every clear detection of one side must be on the other; near the threshold both answers are right."""
+    for one in expected:
+        if one[4] >= least[int(one[5])] + tolerance.confidence and not _has(found, one, tolerance):
+            raise BadPackage(f"{variant}: does not find on {picture} what the first variant finds: {_words(one)}")
+    for one in found:
+        if one[4] >= least[int(one[5])] + tolerance.confidence and not _has(expected, one, tolerance):
+            raise BadPackage(f"{variant}: finds on {picture} what the first variant does not: {_words(one)}")
+
+
+def _has(among: Found, one: Found, tolerance: Tolerance) -> bool:
+    near = np.abs(among[:, :4] - one[:4]).max(axis=1, initial=0) <= tolerance.box_px
+    same = (among[:, 5] == one[5]) & (np.abs(among[:, 4] - one[4]) <= tolerance.confidence)
+    return bool((near & same).any())
+
+
+def _words(one: Found) -> str:
+    return f"class {int(one[5])}, confidence {one[4]:.3f}, box {[round(float(v), 1) for v in one[:4]]}"
