@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,7 @@ class TestProviders:
 
     def test_no_runtime_at_all_names_the_extras(self, package: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(providers, "_import", lambda name: None)
+        monkeypatch.setattr(providers, "_is_installed", lambda name: False)
         for cached in (providers._onnxruntime, providers._plugin_devices):
             cached.cache_clear()
         try:
@@ -188,9 +191,22 @@ class TestProviders:
 
     def test_auto_takes_cuda_before_openvino_before_cpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for there, chosen in [("cpu", "cpu"), ("cpu openvino", "openvino"), ("cpu openvino cuda tensorrt", "cuda")]:
-            offers = tuple(providers.Offer(name, name in there.split(), "") for name in providers.PROVIDERS[1:])
-            monkeypatch.setattr(providers, "survey", lambda offers=offers: offers)
+            monkeypatch.setattr(
+                providers, "_offer", lambda name, there=there: providers.Offer(name, name in there.split(), "")
+            )
             assert providers.choose("auto") == chosen
+
+    @pytest.mark.skipif("openvino" not in THERE, reason="OpenVINO is not installed")
+    def test_openvino_is_loaded_without_what_reports_home(self, package: ModelPackage) -> None:
+        script = (
+            "import sys, threading; from pathlib import Path\n"
+            "from edge_inspect.inference.engine import Engine\n"
+            "from edge_inspect.inference.package import ModelPackage\n"
+            f"Engine(ModelPackage.load(Path({str(package.dir)!r})), provider='openvino').warm_up()\n"
+            "assert not [m for m in sys.modules if 'telemetry' in m and sys.modules[m]], 'telemetry is loaded'\n"
+            "assert threading.active_count() == 1, threading.enumerate()\n"
+        )
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
     def test_threads_are_those_asked_for_or_what_this_process_may_use(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
