@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.mosquitto import BINARY, KEEPS_EVERYTHING, Mosquitto
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,3 +37,27 @@ def no_leftover_threads() -> Iterator[None]:
             if thread.is_alive():
                 left.append(thread.name)
     assert not left, f"threads left running: {left}"
+
+
+@pytest.fixture
+def new_mosquitto(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
+    """Makes real brokers (not yet started) with lines of mosquitto.conf; all are stopped at the end."""
+    if BINARY is None:
+        if os.environ.get("CI"):
+            pytest.fail("mosquitto is not installed")
+        pytest.skip("mosquitto is not installed")
+    made: list[Mosquitto] = []
+
+    def make(*lines: str, scheme: str = "mqtt", anonymous: bool = True) -> Mosquitto:
+        made.append(Mosquitto(tmp_path / f"mosquitto-{len(made)}", *lines, scheme=scheme, anonymous=anonymous))
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker.kill()
+
+
+@pytest.fixture
+def mosquitto(new_mosquitto: Callable[..., Mosquitto]) -> Mosquitto:
+    """A running broker on a free port of 127.0.0.1 that keeps what it acknowledged; has `url`, `kill`, `restart`."""
+    return new_mosquitto(*KEEPS_EVERYTHING).start()

@@ -213,12 +213,17 @@ class DefectReport(Message):
         """The same report under its final number."""
         return self.model_copy(update={"epoch": epoch, "seq": seq})
 
+    def without_picture(self) -> DefectReport:
+        """The same report; its thumbnail only says what was given up."""
+        if self.thumbnail is None:
+            return self
+        return self.model_copy(update={"thumbnail": self.thumbnail.model_copy(update={"jpeg_base64": None})})
+
     def split(self) -> tuple[bytes, bytes | None]:
         """The payload without its picture, and the JPEG, so that the picture alone can be given up. See `join`."""
         if self.thumbnail is None or self.thumbnail.jpeg_base64 is None:
             return self.to_bytes(), None
-        bare = self.thumbnail.model_copy(update={"jpeg_base64": None})
-        return self.model_copy(update={"thumbnail": bare}).to_bytes(), self.thumbnail.jpeg
+        return self.without_picture().to_bytes(), self.thumbnail.jpeg
 
 
 def join(payload: bytes, jpeg: bytes | None) -> bytes:
@@ -317,6 +322,9 @@ class LinkVitals(Block):
     bytes_sent: Count
     """What was handed to the broker: packets with payload, topic and MQTT header; without TLS and TCP framing."""
     reports_sent: Count
+    """That the broker confirmed; repeats after a lost connection count again."""
+    unheard: Count = 0
+    """Of these, how many the broker took although nobody had subscribed (only MQTT 5 brokers tell)."""
 
 
 class Vitals(Message):

@@ -1,0 +1,294 @@
+"""One connection to an MQTT broker, from the first packet to the last, driven by the one thread that owns it.
+
+1. A link is opened once and never again; after any failure it is closed and a new one is made, with certificates and
+   password read anew.
+2. Everything that ends it is a `LinkLost` with a stable code (`refused-auth`, `wrong-host`, `certificate-expired`,
+   `name-resolution` ...) and one line for a person. Nothing is retried in here.
+3. No call waits longer than `connect_timeout_s` (name resolution aside) or the `timeout_s` it is given. A peer that
+   went silent is noticed within 1.5 times the keep-alive.
+
+What arrives is fetched with `take_confirmed` and `take_received` by whoever calls `step`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge_inspect.delivery.broker import Broker
+from edge_inspect.delivery.link_errors import LinkLost, from_connack, from_disconnect, from_exception
+
+UNHEARD = 0x10
+"""MQTT 5: the broker took a message for which nobody had subscribed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    topic: str
+    payload: bytes
+    retained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The broker's answer to a QoS 1 message."""
+
+    mid: int
+    code: int
+    """MQTT 5 reason code: below 0x80 taken, UNHEARD taken for nobody."""
+    name: str
+
+
+class Waker:
+    """Lets any thread cut a `Link.step` short."""
+
+    def __init__(self) -> None:
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+
+    def wake(self) -> None:
+        with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody is waiting any more
+            self._write.send(b"w")
+
+    def fileno(self) -> int:
+        return self._read.fileno()
+
+    def drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._read.recv(65536)
+
+    def close(self) -> None:
+        self._read.close()
+        self._write.close()
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What paho's callbacks leave behind; apart from Link, so that no reference cycle keeps sockets open."""
+
+    confirmed: list[Confirmed] = field(default_factory=list)
+    received: list[Received] = field(default_factory=list)
+    accepted: bool = False
+    subscribed: bool = False
+    refused: tuple[int, str] | None = None
+    ended: tuple[int | None, str] | None = None
+    last_error: str = ""
+    window: int = 65535
+    max_packet_bytes: int = 1 << 28
+
+    def on_connect(self, _c: Any, _u: Any, _flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
+        if reason.is_failure:
+            self.refused = (reason.value, str(reason))
+            return
+        self.accepted = True
+        self.window = getattr(properties, "ReceiveMaximum", self.window)
+        self.max_packet_bytes = getattr(properties, "MaximumPacketSize", self.max_packet_bytes)
+
+    def on_disconnect(self, _c: Any, _u: Any, flags: mqtt.DisconnectFlags, reason: ReasonCode, _p: Any) -> None:
+        said = reason.value if flags.is_disconnect_packet_from_server else None
+        self.ended = (said, str(reason))
+
+    def on_publish(self, _c: Any, _u: Any, mid: int, reason: ReasonCode, _p: Any) -> None:
+        self.confirmed.append(Confirmed(mid, reason.value, str(reason)))
+
+    def on_subscribe(self, _c: Any, _u: Any, _mid: int, reasons: list[ReasonCode], _p: Any) -> None:
+        if any(reason.is_failure for reason in reasons):
+            self.refused = (0x87, "not allowed to subscribe")
+        else:
+            self.subscribed = True
+
+    def on_message(self, _c: Any, _u: Any, message: mqtt.MQTTMessage) -> None:
+        self.received.append(Received(message.topic, bytes(message.payload), message.retain))
+
+    def on_log(self, _c: Any, _u: Any, level: int, text: str) -> None:
+        if level == mqtt.MQTT_LOG_ERR:
+            self.last_error = text.removeprefix("failed to receive on socket: ")
+
+
+class Link:
+    """See the module. `connect` first, then `step` over and over, `close` at the end whatever happened."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        client_id: str,
+        *,
+        will: Will | None = None,
+        clean: bool = True,
+        session_s: int = 0,
+    ) -> None:
+        self._broker = broker
+        self._clean = clean
+        self._session_s = session_s
+        self._bytes_sent = 0
+        self._heard = _Heard()
+        self._last_heard_s = time.monotonic()
+        self._client = _new_client(broker, client_id, clean, will, self._heard)
+
+    @property
+    def subscribed(self) -> bool:
+        return self._heard.subscribed
+
+    @property
+    def window(self) -> int:
+        """How many unconfirmed QoS 1 messages the broker wants at most."""
+        return self._heard.window
+
+    @property
+    def max_packet_bytes(self) -> int:
+        return self._heard.max_packet_bytes
+
+    def connect(self) -> None:
+        """Connect and wait for the broker's answer. Raises LinkLost."""
+        broker = self._broker
+        until_s = time.monotonic() + 2 * broker.connect_timeout_s
+        try:
+            if broker.username is not None:
+                self._client.username_pw_set(broker.username, broker.password())
+            if broker.tls:
+                self._client.tls_set_context(broker.tls_context())
+            self._client.connect(broker.host, broker.port, broker.keepalive_s, **self._session())
+        except (OSError, ValueError, LinkLost) as err:  # ssl.SSLError and socket.gaierror are OSErrors
+            raise from_exception(err, broker.where) from err
+        self._last_heard_s = time.monotonic()
+        while not self._heard.accepted:
+            if time.monotonic() > until_s:
+                raise LinkLost("timeout", f"{broker.where}: took the connection but did not answer")
+            self.step(0.5)
+
+    def _session(self) -> dict[str, Any]:
+        if self._broker.protocol != 5:
+            return {}
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = self._session_s
+        return {"clean_start": self._clean, "properties": properties}
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> int:
+        """Send a message; its number, which `take_confirmed` names once the broker has it. Raises LinkLost."""
+        info = self._client.publish(topic, payload, qos=qos, retain=retain)
+        self._bytes_sent += packet_bytes(topic, payload, qos, protocol=self._broker.protocol)
+        self._check(info.rc)
+        return info.mid
+
+    def subscribe(self, topic_filter: str) -> None:
+        """Ask for QoS 1; `subscribed` becomes true once granted, refusal ends the link. Raises LinkLost."""
+        self._check(self._client.subscribe(topic_filter, qos=1)[0])
+
+    def take_bytes_sent(self) -> int:
+        """PUBLISH packets handed to the socket since the last call: payload, topic and MQTT header."""
+        taken, self._bytes_sent = self._bytes_sent, 0
+        return taken
+
+    def take_confirmed(self) -> list[Confirmed]:
+        """The broker's answers since the last call, in their order."""
+        taken, self._heard.confirmed = self._heard.confirmed, []
+        return taken
+
+    def take_received(self) -> list[Received]:
+        """What arrived since the last call, in its order."""
+        taken, self._heard.received = self._heard.received, []
+        return taken
+
+    def step(self, timeout_s: float, waker: Waker | None = None) -> None:
+        """Wait at most `timeout_s` for the network (or the waker) and handle what came. Raises LinkLost."""
+        connection = self._client.socket()
+        if connection is None:
+            raise self._why()
+        poller = select.poll()
+        poller.register(connection, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
+        if waker is not None:
+            poller.register(waker, select.POLLIN)
+        decrypted = isinstance(connection, ssl.SSLSocket) and connection.pending() > 0
+        events = dict(poller.poll(0 if decrypted else timeout_s * 1000)).get(connection.fileno(), 0)
+        if waker is not None:
+            waker.drain()
+        if decrypted or events & ~select.POLLOUT:
+            self._last_heard_s = time.monotonic()
+            self._check(self._client.loop_read())
+        if events & select.POLLOUT:
+            self._check(self._client.loop_write())
+        self._check(self._client.loop_misc())
+        if time.monotonic() - self._last_heard_s > 1.5 * self._client.keepalive:
+            raise LinkLost("silent", f"{self._broker.where}: said nothing for 1.5 times the keep-alive")
+
+    def say_goodbye(self, *, keep_session: bool = False, timeout_s: float = 1.0) -> None:
+        """Tell the broker that we leave on purpose: no last will is sent."""
+        if self._broker.protocol == 5 and not keep_session:
+            properties = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = 0
+            self._client.disconnect(properties=properties)
+        else:
+            self._client.disconnect()
+        until_s = time.monotonic() + timeout_s
+        while (connection := self._client.socket()) is not None and time.monotonic() < until_s:
+            select.select([], [connection], [], 0.1)
+            self._client.loop_write()
+
+    def close(self) -> None:
+        """Let go of the socket. May be called twice; never raises."""
+        if (connection := self._client.socket()) is not None:
+            connection.close()
+
+    def _check(self, rc: MQTTErrorCode) -> None:
+        if rc != MQTTErrorCode.MQTT_ERR_SUCCESS or self._heard.refused or self._heard.ended:
+            raise self._why()
+
+    def _why(self) -> LinkLost:
+        heard, where = self._heard, self._broker.where
+        if heard.refused is not None:
+            return from_connack(*heard.refused, where)
+        code, name = heard.ended or (None, "")
+        return from_disconnect(code, name, heard.last_error, heard.accepted, where)
+
+
+def packet_bytes(topic: str, payload: bytes, qos: int, *, protocol: int) -> int:
+    """Size of a PUBLISH packet on the wire (MQTT 5.0, 3.3): header, topic, packet id, empty properties, payload."""
+    remaining = 2 + len(topic.encode()) + (2 if qos else 0) + (1 if protocol == 5 else 0) + len(payload)
+    length_bytes = 1 + (remaining > 127) + (remaining > 16_383) + (remaining > 2_097_151)
+    return 1 + length_bytes + remaining
+
+
+def _new_client(broker: Broker, client_id: str, clean: bool, will: Will | None, heard: _Heard) -> mqtt.Client:
+    client = mqtt.Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=client_id,
+        clean_session=None if broker.protocol == 5 else clean,
+        protocol=MQTTProtocolVersion.MQTTv5 if broker.protocol == 5 else MQTTProtocolVersion.MQTTv311,
+        reconnect_on_failure=False,
+    )
+    client.connect_timeout = broker.connect_timeout_s
+    client.max_inflight_messages = 0  # no limit in paho: the window is kept by whoever publishes
+    if will is not None:
+        client.will_set(will.topic, will.payload, qos=1, retain=True)
+    client.on_connect = heard.on_connect
+    client.on_disconnect = heard.on_disconnect
+    client.on_publish = heard.on_publish
+    client.on_subscribe = heard.on_subscribe
+    client.on_message = heard.on_message
+    client.on_log = heard.on_log
+    client.on_socket_open = _set_socket_options
+    return client
+
+
+def _set_socket_options(client: mqtt.Client, _userdata: Any, connection: Any) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # data that the peer's kernel does not take ends the connection sooner
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, client.keepalive * 500)

@@ -1,0 +1,179 @@
+"""Takes reports from the thread that inspects and gets them onto the disk, however slow the disk is.
+
+1. `hand_over` never waits: it appends to a bounded queue in memory and returns.
+2. Everything that gathered while the disk was busy goes in one commit; then whoever sends is woken.
+3. A failing disk is tried again for ever with back-off, with the same reports in the same order; one line when it
+   begins to fail, one when it works again.
+4. From half the bound on, reports wait without their picture. At the bound a report is lost: counted in `dropped`, an
+   alarm, and said at once. That is the only place where a judged part's report can be lost.
+5. At the end everything handed over before `stop` is put, or counted as dropped and said.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from edge_inspect.delivery.backoff import Backoff
+from edge_inspect.delivery.outbox import BATCH, Outbox, OutboxFull
+from edge_inspect.errors import StorageFailing
+from edge_wire.messages import DefectReport, Degraded, OutboxVitals
+
+log = structlog.get_logger(__name__)
+
+BOUND = 1000
+PRUNE_EVERY_S = 60.0
+LOOK_EVERY_S = 0.5
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
+
+
+class OutboxWriter:
+    """One thread's `run(stop)`; `hand_over`, `alarms` and `vitals` may be called from any thread."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        wake: Callable[[], None],
+        bound: int = BOUND,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.dropped = 0
+        """Reports lost because the disk failed for longer than memory could hold them."""
+        self.beat_ns: int | None = time.monotonic_ns()
+        """When the thread last moved; None once it has ended."""
+        self._outbox = outbox
+        self._wake = wake
+        self._bound = bound
+        self._monotonic_s = monotonic_s
+        self._waiting: deque[DefectReport] = deque()
+        self._changed = threading.Condition()
+        self._failure = ""
+        self._failure_code = ""
+        self._dropping = False
+        self._backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
+        self._next_prune_s = monotonic_s() + PRUNE_EVERY_S
+
+    def hand_over(self, report: DefectReport) -> bool:
+        """Take a report to be kept; False if it had to be dropped. Never waits for the disk."""
+        with self._changed:
+            if len(self._waiting) >= self._bound:
+                self.dropped += 1
+                first, self._dropping = not self._dropping, True
+            else:
+                late = len(self._waiting) >= self._bound // 2
+                self._waiting.append(report.without_picture() if late else report)
+                self._changed.notify()
+                return True
+        if first:
+            log.error("outbox.report_dropped", bound=self._bound, why=self._failure or "the disk is too slow")
+        return False
+
+    @property
+    def waiting(self) -> int:
+        """Reports that are not on disk yet."""
+        return len(self._waiting)
+
+    def run(self, stop: threading.Event) -> None:
+        """Put reports until `stop`, then those that are left."""
+        try:
+            while not stop.is_set():
+                self.beat_ns = time.monotonic_ns()
+                with self._changed:
+                    if not self._waiting:
+                        self._changed.wait(LOOK_EVERY_S)
+                if self._waiting and not self._put_some():
+                    self._pause(stop)
+                self._prune_if_due()
+            while self._waiting and self._put_some():
+                pass
+            self._give_up_the_rest()
+        finally:
+            self.beat_ns = None
+
+    def alarms(self) -> list[Degraded]:
+        """What is wrong with keeping reports, for the device's state."""
+        found = []
+        if self._failure_code:
+            found.append(Degraded(code=self._failure_code, detail=self._failure[:200]))
+        if self.dropped:
+            found.append(
+                Degraded(code="reports-dropped", detail=f"{self.dropped} reports were lost: the disk failed too long")
+            )
+        if (salvage := self._outbox.salvage) is not None:
+            detail = f"{salvage.set_aside.name}: {salvage.reason}; {salvage.reports} reports carried over"
+            found.append(Degraded(code="outbox-was-broken", detail=detail[:200]))
+        return found
+
+    def vitals(self) -> OutboxVitals | None:
+        """Counts for the device's vitals; None while the file cannot be read."""
+        try:
+            stats = self._outbox.stats()
+        except StorageFailing:
+            return None
+        return OutboxVitals(
+            epoch=stats.epoch,
+            last_seq=stats.last_seq,
+            depth=stats.depth,
+            oldest_age_s=stats.oldest_age_s,
+            size_bytes=stats.size_bytes,
+            pictures_shed=stats.pictures_shed,
+            dropped=self.dropped,
+        )
+
+    def _put_some(self) -> bool:
+        """Put what waits, or after a failure only the oldest report; False if that failed."""
+        with self._changed:
+            reports = [self._waiting[index] for index in range(min(len(self._waiting), 1 if self._failure else BATCH))]
+        try:
+            self._outbox.put_many(reports)
+        except StorageFailing as err:
+            self._failed("outbox-full" if isinstance(err, OutboxFull) else "storage-failing", str(err))
+            return False
+        with self._changed:
+            for _ in reports:
+                self._waiting.popleft()
+        self._works_again()
+        self._wake()
+        return True
+
+    def _failed(self, code: str, why: str) -> None:
+        if code != self._failure_code:
+            log.error("outbox.failing", code=code, why=why, waiting=self.waiting)
+        self._failure, self._failure_code = why, code
+
+    def _works_again(self) -> None:
+        if self._failure_code or self._dropping:
+            log.warning("outbox.works_again", after=self._failure_code, waiting=self.waiting, dropped=self.dropped)
+        self._failure = self._failure_code = ""
+        self._dropping = False
+        self._backoff.reset()
+
+    def _pause(self, stop: threading.Event) -> None:
+        until_s = self._monotonic_s() + self._backoff.next_s()
+        while (left_s := until_s - self._monotonic_s()) > 0 and not stop.wait(min(left_s, LOOK_EVERY_S)):
+            self.beat_ns = time.monotonic_ns()
+
+    def _prune_if_due(self) -> None:
+        if self._monotonic_s() < self._next_prune_s:
+            return
+        self._next_prune_s = self._monotonic_s() + PRUNE_EVERY_S
+        try:
+            self._outbox.prune()
+        except StorageFailing as err:
+            self._failed("storage-failing", str(err))
+            return
+        if not self._waiting:
+            self._works_again()
+
+    def _give_up_the_rest(self) -> None:
+        with self._changed:
+            lost = len(self._waiting)
+            self._waiting.clear()
+            self.dropped += lost
+        if lost:
+            log.error("outbox.reports_lost_at_stop", reports=lost, why=self._failure)
