@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,14 +60,7 @@ def train(
         threads=threads,
         bf16=bf16,
     )
-    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_err) as bar:
-        task = bar.add_task(f"train {name}", total=epochs)
-
-        def after_epoch(epoch: int, _: int, metrics: dict[str, float]) -> None:
-            bar.update(task, completed=epoch)
-            _err.print(f"epoch {epoch}: val mAP50 {metrics.get('metrics/mAP50(B)', float('nan')):.4f}")
-
+    with _epoch_bar(name, epochs) as after_epoch:
         trained = training.train(plan, resume=resume, progress=after_epoch)
     result = {"weights": str(trained.weights), "map50": trained.map50, "map50_95": trained.map50_95}
     _finish(result | {"epochs": trained.epochs, "dataset_digest": trained.dataset_digest}, json_)
@@ -153,6 +148,25 @@ def package(
         out, load_draft(draft), variants=variant, golden=golden, extra=extra or [], replace=replace
     )
     _finish({"out": str(out), "name": manifest.name, "version": manifest.version}, json_)
+
+
+@contextmanager
+def _epoch_bar(name: str, epochs: int) -> Iterator[training.Progress]:
+    """A bar on stderr that appears with the first finished epoch, so that a refusal stays one line."""
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=_err)
+    task = bar.add_task(f"train {name}", total=epochs)
+
+    def after_epoch(epoch: int, _: int, metrics: dict[str, float]) -> None:
+        bar.start()
+        bar.update(task, completed=epoch)
+        _err.print(f"epoch {epoch}: val mAP50 {metrics.get('metrics/mAP50(B)', float('nan')):.4f}")
+
+    try:
+        yield after_epoch
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def parse_size(text: str) -> tuple[int, int]:
