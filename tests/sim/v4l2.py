@@ -15,6 +15,7 @@ import struct
 import subprocess
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -62,7 +63,7 @@ def numbers_in(pixels: NDArray[np.uint8]) -> tuple[int | None, int | None]:
 
 def _number(rows: NDArray[np.uint8]) -> int | None:
     edges = np.linspace(0, rows.shape[1], BITS + 5).astype(int)
-    cells = [float(rows[:, left + 3 : right - 3].mean()) for left, right in zip(edges[:-1], edges[1:], strict=True)]
+    cells = [float(rows[:, left + 3 : right - 3].mean()) for left, right in pairwise(edges)]
     if any(80 < cell < 175 for cell in cells):
         return None
     bits = [cell > 128 for cell in cells]
@@ -97,7 +98,9 @@ def _without_huffman_tables(jpeg: bytes) -> bytes:
 class ShimCamera:
     """One simulated camera as a file of lines; see v4l2_shim.c for what they mean."""
 
-    def __init__(self, folder: Path, *, node: int = 0, fps: float = 0, card: str = "Shim Camera", bus: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, node: int = 0, fps: float = 0, card: str = "Shim Camera", bus: str = ""
+    ) -> None:
         self.folder = folder / f"camera{node}"
         self.folder.mkdir()
         self.file = self.folder / "camera.conf"
@@ -117,7 +120,9 @@ class ShimCamera:
         with self.commands.open("a") as file:
             file.writelines(f"{line}\n" for line in lines)
 
-    def play(self, fourcc: str, width: int, height: int, records: Iterable[bytes], stride: int | None = None) -> ShimCamera:
+    def play(
+        self, fourcc: str, width: int, height: int, records: Iterable[bytes], stride: int | None = None
+    ) -> ShimCamera:
         path = self.folder / f"play{self._plays}"
         self._plays += 1
         with path.open("wb") as file:

@@ -3,7 +3,8 @@
     python v4l2_reader.py '{"device": "/dev/video0", "frames": 20}'
 
 `frames` pictures, then the end; `pause`: [[after picture, seconds], ...]; `reopen_s`: after a loss try again for so
-long; `cycles`: instead open, read two pictures and close so often, and tell memory and files before and after.
+long; `patience_s`: the same for the first open; `cycles`: instead open, read two
+pictures and close so often, and tell memory and files before and after.
 """
 
 from __future__ import annotations
@@ -16,17 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests.sim.v4l2 import numbers_in
 
 from edge_inspect.capture.protocol import Read, Stamp
 from edge_inspect.capture.v4l2 import V4L2Camera
 from edge_inspect.errors import CameraLost, InspectError
-from tests.sim.v4l2 import numbers_in
 
 UNTOUCHED = 77
 
 
 def tell(**what: Any) -> None:
     print(json.dumps(what), flush=True)
+
+
+def mappings() -> int:
+    return len(Path("/proc/self/maps").read_text().splitlines())
 
 
 def opened(camera: V4L2Camera, give_up: float) -> np.ndarray | None:
@@ -40,13 +45,13 @@ def opened(camera: V4L2Camera, give_up: float) -> np.ndarray | None:
             time.sleep(0.02)
             continue
         tell(kind="open", width=form.width_px, height=form.height_px, fps=form.fps, pixel_format=form.pixel_format,
-             settings=dict(form.settings))  # fmt: skip
+             settings=dict(form.settings), files=len(os.listdir("/proc/self/fd")), mappings=mappings())  # fmt: skip
         return np.empty((form.height_px, form.width_px, 3), np.uint8)
 
 
 def watch(camera: V4L2Camera, plan: dict[str, Any]) -> None:
     stamp, seen, pauses = Stamp(), 0, dict(plan.get("pause", []))
-    pixels = opened(camera, 0.0)
+    pixels = opened(camera, time.monotonic() + plan.get("patience_s", 0))
     while pixels is not None and seen < plan["frames"]:
         pixels[:] = UNTOUCHED
         called = time.monotonic()
@@ -85,7 +90,7 @@ def cycle(camera: V4L2Camera, cycles: int) -> None:
         camera.close()
         if number in (cycles // 4, cycles - 1):
             rss = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-            marks.append((rss, len(os.listdir("/proc/self/fd")), len(Path("/proc/self/maps").read_text().splitlines())))
+            marks.append((rss, len(os.listdir("/proc/self/fd")), mappings()))
     tell(kind="cycles", before=marks[0], after=marks[1])
 
 

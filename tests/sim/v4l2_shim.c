@@ -19,9 +19,11 @@
  *   commands FILE               more lines `fault ...`, appended while it runs; `now` as the picture's number
  *   fault NUMBER KIND [A [B]]   at that picture (counted from 0, going on over a reopen):
  *     error | eio | empty | oversize | garbage | zero-stamp
- *     truncate PERCENT | late MS | gap N | frozen N | silence MS | hang MS
+ *     truncate PERCENT | zeros PERCENT (from there on) | late MS | gap N | frozen N | silence MS | hang MS
  *     resize WIDTH HEIGHT (the pictures only) | renegotiate WIDTH HEIGHT (G_FMT and an event too)
  *     unplug MS NODE            gone, back after MS under /dev/videoNODE
+ *     steal NODE                the camera of that number takes ours (together with unplug)
+ *   back-as CARD,BUS            what QUERYCAP says after coming back
  *   busy open|format|buffers|start N      EBUSY for the next N tries
  *
  * MS 0 means for ever. No fault is hidden: everything is written to the log.
@@ -54,7 +56,7 @@ struct buffer { int queued, done; unsigned used, flags, sequence; long long stam
 
 struct camera {
     int node, wanted_node, kind, sloppy, events, loaded;
-    char card[32], bus[32], log[256], commands[256];
+    char card[32], bus[32], back_as[64], log[256], commands[256];
     double fps;
     unsigned padding;
     long long back_ns;              /* unplugged until then; -1: for ever */
@@ -152,6 +154,7 @@ static void load_line(struct camera *c, char *line) {
     if (!strcmp(line, "node")) c->node = c->wanted_node = atoi(rest);
     else if (!strcmp(line, "card")) snprintf(c->card, sizeof c->card, "%s", rest);
     else if (!strcmp(line, "bus")) snprintf(c->bus, sizeof c->bus, "%s", rest);
+    else if (!strcmp(line, "back-as")) snprintf(c->back_as, sizeof c->back_as, "%s", rest);
     else if (!strcmp(line, "kind")) c->kind = rest[0];
     else if (!strcmp(line, "fps")) c->fps = atof(rest);
     else if (!strcmp(line, "padding")) c->padding = atoi(rest);
@@ -202,6 +205,7 @@ static struct camera *camera_at(const char *path) {
         if (c->back_ns > 0 && now_ns() >= c->back_ns) {
             c->back_ns = 0;
             c->node = c->wanted_node;
+            sscanf(c->back_as, "%31[^,],%31[^,]", c->card, c->bus);
             say(c, "back node %d", c->node);
         }
         if (c->node == node && c->back_ns == 0) return c;
@@ -257,11 +261,18 @@ static void damage(struct camera *c, struct fault *f, int index) {
     else if (!strcmp(f->kind, "late")) b->stamp_ns -= f->a * 1000000LL;
     else if (!strcmp(f->kind, "zero-stamp")) b->stamp_ns = 0;
     else if (!strcmp(f->kind, "hang")) b->hang_ms = f->a ? f->a : -1;
+    else if (!strcmp(f->kind, "zeros")) memset(bytes + b->used * f->a / 100, 0, b->used - b->used * f->a / 100);
     else if (!strcmp(f->kind, "garbage")) for (unsigned i = 0; i < b->used; i++) bytes[i] = rand();
 }
 
+static void steal(struct camera *c, long node) {
+    for (struct camera *other = cameras; other < cameras + camera_count; other++)
+        if (other != c && other->node == node) other->node = c->node;
+}
+
 static void stage(struct camera *c, struct fault *f) {
-    if (!strcmp(f->kind, "unplug")) unplug(c, f->a, (int)f->b);
+    if (!strcmp(f->kind, "steal")) steal(c, f->a);
+    else if (!strcmp(f->kind, "unplug")) unplug(c, f->a, (int)f->b);
     else if (!strcmp(f->kind, "gap")) c->sequence += f->a, c->record += f->a;
     else if (!strcmp(f->kind, "frozen")) c->frozen = f->a;
     else if (!strcmp(f->kind, "silence")) c->silent_until_ns = f->a ? now_ns() + f->a * 1000000LL : -1;

@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -60,7 +60,7 @@ class PictureCheck:
         self._drift = Drift(drift_frames)
 
     def check(self, pixels: Pixels) -> str:
-        """Why this picture must not be judged: frozen, black, white, noise; "" if it may. `pixels`: (height, width, 3)."""
+        """Why this picture must not be judged: frozen, black, white, noise; "" if it may. `pixels`: (h, w, 3) uint8."""
         if pixels.shape != self._shape:
             raise ValueError(f"a picture of shape {pixels.shape} came, {self._shape} was agreed")
         rows = pixels.reshape(self._shape[0], -1)[self._first :: self._step][: len(self._rows)]
@@ -93,8 +93,7 @@ class PictureCheck:
         self._equal = 0
 
 
-@dataclass(slots=True)
-class Look:
+class Look(NamedTuple):
     """What a picture looks like: all levels 0 to 255."""
 
     light: float
@@ -149,4 +148,8 @@ class Drift:
 
 
 def _nearer(mean: Look, look: Look, share: float) -> Look:
-    return Look(*(old + share * (new - old) for old, new in zip(astuple(mean), astuple(look), strict=True)))
+    return Look(
+        mean.light + share * (look.light - mean.light),
+        mean.contrast + share * (look.contrast - mean.contrast),
+        mean.grain + share * (look.grain - mean.grain),
+    )

@@ -248,7 +248,8 @@ class _Running:
         now = v4l2_settings.read_format(self._node)
         if now is not None and now[:3] != self.picture[:3]:
             raise FormatChanged(f"{self._label}: the driver now gives {now}; {self._was()}")
-        if used_bytes > max(self.picture.size_bytes, self.picture.stride_bytes * self.picture.height_px):
+        whole = self.picture.stride_bytes * self.picture.height_px
+        if not self.picture.compressed and used_bytes > max(self.picture.size_bytes, whole):
             raise FormatChanged(f"{self._label}: a picture of {used_bytes} bytes came; {self._was()}")
 
     def _was(self) -> str:
@@ -260,4 +261,3 @@ def _kernel_ns(taken: raw.v4l2_buffer) -> int:
     if taken.flags & raw.BufferFlag.TIMESTAMP_MASK != raw.BufferFlag.TIMESTAMP_MONOTONIC:
         return 0
     return int(taken.timestamp.secs) * 1_000_000_000 + int(taken.timestamp.usecs) * 1_000
-

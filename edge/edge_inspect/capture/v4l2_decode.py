@@ -56,9 +56,7 @@ def _looked_at(height_px: int) -> range:
     return range(height_px - 1, -1, -max(1, height_px // 8))
 
 
-def _fill_jpeg(
-    picture: Picture, mapped: Mapped, used_bytes: int, pixels: Pixels
-) -> tuple[str, tuple[int, int] | None]:
+def _fill_jpeg(picture: Picture, mapped: Mapped, used_bytes: int, pixels: Pixels) -> tuple[str, tuple[int, int] | None]:
     size = jpeg_size(mapped, used_bytes)
     if size is None:
         return CORRUPT, None
