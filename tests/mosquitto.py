@@ -1,4 +1,4 @@
-"""A real mosquitto for tests: own port, own folder, killed and restarted at will; what arrived is read by its own tools."""
+"""A real mosquitto for tests: own port and folder, killed and restarted at will; read with its own tools."""
 
 from __future__ import annotations
 

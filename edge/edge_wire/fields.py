@@ -103,7 +103,9 @@ JpegBase64 = Annotated[
 class Block(BaseModel):
     """Strict, closed and unchangeable: the base of everything on the wire."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def utc_from_ns(utc_ns: int) -> datetime:

@@ -20,7 +20,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from typing_extensions import Self
 
 from edge_wire.fields import (
@@ -88,9 +88,14 @@ class ReportId(NamedTuple):
         return f"{self.device}/{self.epoch}/{self.seq}"
 
 
-class Message(Block):
-    """A block that travels on its own."""
+def _type_is_required(schema: dict[str, Any]) -> None:
+    schema["required"] = ["type", *schema.get("required", [])]
 
+
+class Message(Block):
+    """A block that travels on its own; its `type` has a default for us, but may not be missing on the wire."""
+
+    model_config = ConfigDict(json_schema_extra=_type_is_required)
     kind: ClassVar[str]
 
     def to_bytes(self) -> bytes:
@@ -106,12 +111,15 @@ class Message(Block):
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise BadMessage(f"{cls.kind}: {len(payload)} bytes, at most {MAX_PAYLOAD_BYTES} are allowed")
         try:
-            return cls.model_validate_json(payload)
+            message = cls.model_validate_json(payload)
         except ValidationError as err:
             first = err.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(str(step) for step in first["loc"])[:120] or "payload"
             more = f" (and {err.error_count() - 1} more)" if err.error_count() > 1 else ""
             raise BadMessage(f"{cls.kind}: {where}: {first['msg'][:300]}{more}") from err
+        if "type" not in message.model_fields_set:
+            raise BadMessage(f"{cls.kind}: type: Field required")
+        return message
 
 
 class Part(Block):

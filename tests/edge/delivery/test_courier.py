@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.edge.delivery.reports import DEVICE, TOPICS, part_numbers, report, state, without_repeats
+from tests.mosquitto import Listener, Mosquitto
 
 from edge_inspect.delivery.broker import Broker
 from edge_inspect.delivery.courier import Courier
 from edge_inspect.delivery.outbox import Outbox
 from edge_wire.messages import DeviceState
-from tests.edge.delivery.reports import DEVICE, TOPICS, part_numbers, report, state, without_repeats
-from tests.mosquitto import Listener, Mosquitto
 
 
 @pytest.fixture
