@@ -99,6 +99,8 @@ class Lane:
     counts: LaneCounts
     check: PictureCheck | None
     """Tells frozen, black and white pictures of live cameras; None for recordings, where still belts are honest."""
+    dead_picture: str = ""
+    """`frozen`, `black` or `white` while the camera shows nothing that could be judged."""
 
 
 class Watcher(Protocol):
@@ -178,7 +180,13 @@ class Pipeline:
         lane.counts.frames += 1
         if stamp.missed:
             self._blind(lane, Gap(stamp.captured_ns, "frames-lost"))
-        unusable = stamp.broken or (lane.check.check(pixels) if lane.check else "")
+        dead = lane.check.check(pixels) if lane.check and not stamp.broken else ""
+        if dead != lane.dead_picture:
+            log.warning(
+                "dead picture" if dead else "picture alive again", camera=lane.name, why=dead or lane.dead_picture
+            )
+            lane.dead_picture = dead
+        unusable = stamp.broken or dead
         if unusable:
             lane.counts.broken[unusable] += 1
             lane.finder.blind(unusable, stamp.captured_ns)
@@ -232,7 +240,7 @@ class Pipeline:
 
     def _tell_unjudged(self, lane: Lane, stamp: Stamp) -> None:
         for part, reason in lane.finder.unjudged():
-            self._tell_verdict(lane, stamp, part, Verdict(Kind.UNKNOWN, reason, ()), None)
+            self._tell_verdict(lane, stamp, part, lane.judge.decide(part, reason), None)
 
     def _tell_verdict(self, lane: Lane, stamp: Stamp, part: int, verdict: Verdict, seen: Seen | None) -> None:
         judged = Judged(

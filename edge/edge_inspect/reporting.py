@@ -10,19 +10,24 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from typing import Literal
 
 import cv2
 import simplejpeg
 
 from edge_inspect.capture.protocol import Pixels
 from edge_inspect.pipeline import Judged, Lane
-from edge_inspect.verdict.judge import Defect
+from edge_inspect.verdict.judge import Defect, Kind
 from edge_wire import messages as wire
 from edge_wire.topics import Topics
 
 QUALITIES = (80, 60, 40, 25)
 MARGIN = 0.25
 """Of the defects' size, shown around them."""
+_REPORTED: dict[Kind, Literal[wire.VerdictKind.NG, wire.VerdictKind.UNKNOWN]] = {
+    Kind.NG: wire.VerdictKind.NG,
+    Kind.UNKNOWN: wire.VerdictKind.UNKNOWN,
+}
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -36,19 +41,19 @@ class Identity:
     model: wire.ModelRef
 
 
-def defect_report(lane: Lane, judged: Judged, who: Identity, epoch: str, seq: int, pixels: Pixels | None) -> wire.DefectReport:
-    """The report of a part that is NG or UNKNOWN. `pixels`: the frame the verdict rests on, or None."""
+def defect_report(lane: Lane, judged: Judged, who: Identity, pixels: Pixels | None) -> wire.DefectReport:
+    """The report of a part that is NG or UNKNOWN; the outbox numbers it. `pixels`: the frame the verdict rests on, or None."""
     verdict_utc_ns = judged.captured_utc_ns + judged.verdict_ns - judged.captured_ns
     return wire.DefectReport(
         device=who.topics.device,
         site=who.topics.site,
         line=who.topics.line,
-        epoch=epoch,
-        seq=seq,
+        epoch=wire.DRAFT_EPOCH,
+        seq=wire.DRAFT_SEQ,
         camera=lane.name,
         camera_digest=who.camera_digest,
         part=wire.Part(number=judged.part, mode=wire.PartMode(lane.recipe.part.mode)),
-        verdict=wire.VerdictKind(judged.verdict.kind.value),
+        verdict=_REPORTED[judged.verdict.kind],
         reason=judged.verdict.reason,
         defects=tuple(_defect(defect) for defect in judged.verdict.defects[: wire.MAX_DEFECTS]),
         model=who.model,

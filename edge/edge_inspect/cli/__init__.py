@@ -15,7 +15,7 @@ import typer
 
 from edge_inspect.errors import InspectError
 
-COMMAND_FILES = ("run", "demo", "replay", "watch", "bench", "doctor", "config", "camera", "model", "outbox", "sim")
+COMMAND_FILES = ("run", "replay", "doctor", "config", "camera", "model", "sim")
 EXIT_USAGE = 64
 
 
@@ -32,7 +32,9 @@ def build_app() -> typer.Typer:
     )
 
     @app.callback()
-    def root(version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True)) -> None:
+    def root(
+        version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+    ) -> None:
         if version:
             typer.echo(f"edge-inspect {metadata.version('edge-inspect')}")
             raise typer.Exit

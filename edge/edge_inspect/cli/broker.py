@@ -59,7 +59,9 @@ def demo_broker() -> Iterator[RunningBroker]:
                 "no MQTT broker: give one with --mqtt mqtt://HOST, or `apt install mosquitto`, "
                 "or `pip install 'edge-inspect[demo]'`"
             )
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             _wait_until_it_listens(port, process, name)
             yield RunningBroker(f"mqtt://127.0.0.1:{port}", name, protocol)
@@ -83,7 +85,9 @@ def _wait_until_it_listens(port: int, process: subprocess.Popen[bytes], name: st
     until = time.monotonic() + START_S
     while time.monotonic() < until:
         if process.poll() is not None:
-            raise Refusal(f"{name} ended at once with exit code {process.returncode}; give a broker with --mqtt mqtt://HOST")
+            raise Refusal(
+                f"{name} ended at once with exit code {process.returncode}; give a broker with --mqtt mqtt://HOST"
+            )
         with socket.socket() as probe:
             probe.settimeout(0.5)
             if probe.connect_ex(("127.0.0.1", port)) == 0:

@@ -11,7 +11,9 @@ import structlog
 def configure_log(level: str = "info", form: str = "auto") -> None:
     """level: debug, info, warning, error. form: auto (text on a terminal, else json), json, text."""
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
-    renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if text else structlog.processors.JSONRenderer()
+    renderer = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if text else structlog.processors.JSONRenderer()
+    )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

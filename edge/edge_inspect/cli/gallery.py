@@ -1,0 +1,112 @@
+"""`index.html`: the pictures of the parts that were not OK, so that a person can look instead of reading numbers.
+
+Plain files beside each other, no script, nothing fetched: it can be mailed or put on a share. A `Watcher` of the
+pipeline; pictures are written as they come, the page at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from edge_inspect.capture.protocol import Pixels
+from edge_inspect.capture.ring import Slot
+from edge_inspect.cli.drawing import drawn, shrunk
+from edge_inspect.errors import StorageFailing
+from edge_inspect.inference.decode import Detections
+from edge_inspect.pipeline import Judged, Lane
+from edge_inspect.verdict.judge import Kind
+from edge_inspect.verdict.parts import Look
+
+MOST_PICTURES = 2_000
+WIDEST_PX = 960
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --ng: #d32f2f; --unknown: #e08a00; --ok: #2e8b57 }
+body { font: 16px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1280px; padding: 0 1rem }
+h1 { font-size: 1.5rem; margin-bottom: .2rem } .sub { opacity: .7; margin-top: 0 }
+dl { display: flex; flex-wrap: wrap; gap: .6rem 2rem; padding: 1rem; border: 1px solid var(--line); border-radius: 8px }
+dt { font-size: .8rem; opacity: .7 } dd { margin: 0; font-size: 1.35rem; font-variant-numeric: tabular-nums }
+.parts { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1rem }
+figure { margin: 0; border: 1px solid var(--line); border-left: 5px solid var(--ng); border-radius: 8px; overflow: hidden }
+figure.unknown { border-left-color: var(--unknown) } img { width: 100%; display: block }
+figcaption { padding: .5rem .8rem; font-size: .9rem } figcaption b { color: var(--ng) } .unknown figcaption b { color: var(--unknown) }
+footer { margin: 2rem 0; font-size: .85rem; opacity: .7 }
+"""
+
+
+class Gallery:
+    """Collects parts into `folder`. Raises StorageFailing when it cannot be written."""
+
+    def __init__(self, folder: Path, title: str) -> None:
+        self._folder = folder
+        self._title = title
+        self._cards: list[str] = []
+        self._left_out = 0
+        try:
+            (folder / "parts").mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise StorageFailing(f"{folder}: cannot be made: {err.strerror}") from err
+
+    def frame(self, lane: Lane, slot: Slot, looks: list[Look], found: Detections | None) -> None:
+        """Frames without a verdict are not shown."""
+
+    def judged(self, lane: Lane, judged: Judged, pixels: Pixels | None) -> None:
+        if judged.verdict.kind is Kind.OK:
+            return
+        if len(self._cards) >= MOST_PICTURES:
+            self._left_out += 1
+            return
+        picture = ""
+        if pixels is not None:
+            name = f"parts/{lane.name}-{judged.part:06d}.jpg"
+            image = drawn(pixels, judged)
+            if image.shape[1] > WIDEST_PX:
+                image = shrunk(image, WIDEST_PX)
+            if not cv2.imwrite(str(self._folder / name), image, [cv2.IMWRITE_JPEG_QUALITY, 85]):
+                raise StorageFailing(f"{self._folder / name}: cannot be written")
+            picture = f'<img src="{escape(name)}" loading="lazy" alt="part {judged.part} with its defects">'
+        self._cards.append(_card(lane.name, judged, picture))
+
+    def close(self, result: Mapping[str, Any]) -> Path:
+        """Write the page; its path."""
+        page = self._folder / "index.html"
+        more = f"<p>{self._left_out} more parts are in parts.jsonl.</p>" if self._left_out else ""
+        cards = "\n".join(self._cards) or "<p>No part was NG or UNKNOWN.</p>"
+        title = escape(self._title)
+        try:
+            page.write_text(
+                f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title>\n'
+                f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n'
+                f'<h1>{title}</h1>\n{_figures(result)}\n<div class="parts">\n{cards}\n</div>\n{more}'
+                f"<footer>edge-inspect, model {escape(str(result['model']))}, {escape(str(result['provider']))}; "
+                "the reports are in report.jsonl, all parts in parts.jsonl.</footer></html>\n",
+                encoding="utf-8",
+            )
+        except OSError as err:
+            raise StorageFailing(f"{page}: cannot be written: {err.strerror}") from err
+        return page
+
+
+def _figures(result: Mapping[str, Any]) -> str:
+    shown = {
+        "parts": result["parts"], "OK": result["ok"], "NG": result["ng"], "UNKNOWN": result["unknown"],
+        "escapes": result["escapes"], "overkill": result["overkill"], "mAP50": result["map50"], "frames": result["frames"],
+    }  # fmt: skip
+    cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in shown.items() if value is not None)
+    return f"<dl>{cells}</dl>"
+
+
+def _card(camera: str, judged: Judged, picture: str) -> str:
+    verdict = judged.verdict
+    found = "; ".join(
+        f"{escape(defect.cls)} {defect.confidence:.2f} ({escape(defect.severity)})" for defect in verdict.defects
+    )
+    kind = "unknown" if verdict.kind is Kind.UNKNOWN else "ng"
+    return (
+        f'<figure class="{kind}">{picture}<figcaption><b>{verdict.kind.value}</b> part {judged.part}, '
+        f"{escape(camera)}, frame {judged.frame_index}: {found or escape(verdict.reason)}</figcaption></figure>"
+    )

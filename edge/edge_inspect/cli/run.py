@@ -1,0 +1,140 @@
+"""`edge-inspect run`, and the bare form `edge-inspect --camera SOURCE`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from edge_inspect.cli.log import configure_log
+from edge_inspect.cli.options import (
+    AsJson,
+    FrameLimit,
+    ModelDir,
+    MqttUrl,
+    ProviderName,
+    RecipeFile,
+    StateDir,
+    ThreadCount,
+    check_provider,
+)
+from edge_inspect.cli.output import emit
+from edge_inspect.cli.summary import summary
+from edge_inspect.config import config_from_options, load_config
+from edge_inspect.daemon import Appliance
+from edge_inspect.health.notify import Notifier
+from edge_inspect.pipeline import Judged, Lane
+from edge_inspect.verdict.judge import Kind
+
+FIRST_OPEN_S = 5.0
+EXAMPLES = """Examples:\n
+  edge-inspect --camera /dev/video0 --mqtt mqtt://broker.plant\n
+  edge-inspect run --config /etc/edge-inspect/edge-inspect.toml\n
+  edge-inspect --camera sim --frames 500 --json
+"""
+
+
+def add(app: typer.Typer) -> None:
+    app.command("run", epilog=EXAMPLES)(run)
+
+
+def run(
+    camera: Annotated[
+        str | None,
+        typer.Option(
+            "--camera",
+            metavar="SOURCE",
+            help="/dev/video0, rtsp://…, a recording, a folder of pictures, gst:PIPELINE, sim.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="Configuration (TOML); see `edge-inspect config init`."),
+    ] = None,
+    mqtt: MqttUrl = None,
+    recipe: RecipeFile = None,
+    model: ModelDir = None,
+    provider: ProviderName = "",
+    threads: ThreadCount = -1,
+    state: StateDir = None,
+    frames: FrameLimit = None,
+    as_json: AsJson = False,
+) -> None:
+    """Watch the line: judge every part, send only defects. Runs until SIGTERM, Ctrl-C, or the end of a recording.
+
+    With --camera a source must open within 5 s; with --config cameras are waited for, for ever.
+    """
+    base = load_config(config) if config else None
+    settings = config_from_options(
+        base,
+        camera=camera,
+        mqtt=mqtt,
+        state=state,
+        provider=check_provider(provider) if provider else None,
+        threads=threads if threads >= 0 else None,
+        recipe=recipe,
+        model=str(model) if model else None,
+    )
+    configure_log(settings.log.level, settings.log.format)
+    teller = Teller(Console(file=sys.stderr if as_json else sys.stdout, highlight=False))
+    appliance = Appliance(
+        settings,
+        tell=teller.tell,
+        frames=frames,
+        first_open_s=None if camera is None else FIRST_OPEN_S,
+        notifier=Notifier.from_environment(os.environ),
+    )
+    with stop_on_signals() as stop:
+        appliance.run(stop)
+    result = summary(appliance)
+    if as_json:
+        emit(result)
+    else:
+        teller.close(result)
+
+
+class Teller:
+    """Prints each part that is not OK, as it is judged."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def tell(self, lane: Lane, judged: Judged) -> None:
+        verdict = judged.verdict
+        if verdict.kind is Kind.OK:
+            return
+        found = ", ".join(f"{d.cls} {d.confidence:.2f}" for d in verdict.defects) or verdict.reason
+        colour = "red" if verdict.kind is Kind.NG else "yellow"
+        self._console.print(f"[bold {colour}]{verdict.kind.value:7}[/] {lane.name} part {judged.part}: {found}")
+
+    def close(self, result: dict[str, Any]) -> None:
+        self._console.print(
+            f"{result['frames']} frames, {result['parts']} parts: {result['ok']} OK, {result['ng']} NG, "
+            f"{result['unknown']} UNKNOWN; {result['reports']} reports, {result['bytes_sent']} bytes sent"
+        )
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """SIGTERM and Ctrl-C set the event instead of ending the process; a second one ends it at once."""
+    stop = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

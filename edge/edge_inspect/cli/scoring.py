@@ -1,0 +1,214 @@
+"""Verdicts against the truth, in the plant's words: escapes and overkill; and mAP50 as everyone computes it.
+
+1. A part of the truth counts once its way through the picture is over; a recording cut short is not held against anyone.
+2. Escape: a defective part that was passed as OK, or that was never found. Overkill: a good part that was rejected.
+   UNKNOWN is neither, and is counted apart.
+3. mAP50 comes from pycocotools, over the frames that were inspected, all detections down to LEAST_SCORE.
+
+Truth is the format of the recorded clips: `{fps, px_per_frame, parts: [{id, x, w, h, boxes, verdict, enter_frame,
+exit_frame}], frames: [[{part, cls, bbox}]]}` with parts travelling to the left; or, for wear that grows,
+`{fps, onset_frame, frames: [{pitting: [bbox]}]}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_inspect.capture.protocol import Pixels
+from edge_inspect.capture.ring import Slot
+from edge_inspect.errors import Refusal
+from edge_inspect.inference.decode import Detections
+from edge_inspect.pipeline import Judged, Lane
+from edge_inspect.verdict.judge import Kind
+from edge_inspect.verdict.parts import Look
+
+LEAST_SCORE = 0.001
+Box = tuple[int, int, int, int]
+
+
+class LookRecord(NamedTuple):
+    """One part on one inspected frame, and all that the network said about that frame."""
+
+    frame: int
+    box: Box
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    classes: tuple[str, ...]
+
+
+class Score(NamedTuple):
+    escapes: int | None
+    overkill: int | None
+    map50: float | None
+    parts_missed: int | None
+    """Parts of the truth that no verdict was given for; the defective ones among them are escapes too."""
+    parts_found_twice: int | None
+    first_alarm_frame: int | None
+    onset_frame: int | None
+
+
+def load_truth(path: Path) -> dict[str, Any]:
+    """Read a ground-truth file. Raises Refusal, one line."""
+    try:
+        truth: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise Refusal(f"truth {path}: cannot be read: {err.strerror}") from err
+    except ValueError as err:
+        raise Refusal(f"truth {path}: not JSON: {err}") from err
+    lines = isinstance(truth, dict) and {"px_per_frame", "parts", "frames"} <= truth.keys()
+    wear = isinstance(truth, dict) and {"onset_frame", "frames"} <= truth.keys()
+    if not (lines or wear):
+        raise Refusal(f"truth {path}: allowed: an object with px_per_frame, parts, frames; or onset_frame, frames")
+    return truth
+
+
+class Scorer:
+    """A watcher that keeps what scoring needs. `score` compares it with the truth."""
+
+    def __init__(self) -> None:
+        self.verdicts: list[Judged] = []
+        self.looks: list[LookRecord] = []
+        self.frames = 0
+
+    def judged(self, lane: Lane, judged: Judged, pixels: Pixels | None) -> None:
+        self.verdicts.append(judged)
+
+    def frame(self, lane: Lane, slot: Slot, looks: list[Look], found: Detections | None) -> None:
+        self.frames = max(self.frames, slot.stamp.index + 1)
+        if found is None or not found.finite:
+            return
+        classes = tuple(lane.engine.classes[index] for index in found.classes[: found.n])
+        for look in looks:
+            self.looks.append(
+                LookRecord(
+                    slot.stamp.index, look.box, found.boxes[: found.n].copy(), found.scores[: found.n].copy(), classes
+                )
+            )
+
+    def score(self, truth: Mapping[str, Any], classes: Sequence[str]) -> Score:
+        """classes: of the model; truth of other classes is not asked for in mAP50."""
+        if "parts" not in truth:
+            return self._score_wear(truth)
+        matches, doubtful = self._match(truth)
+        passed = [part for part in truth["parts"] if part["exit_frame"] < self.frames]
+        bad = [part for part in passed if part["verdict"] == "NG"]
+        good = [part for part in passed if part["verdict"] == "OK"]
+        kinds = {part["id"]: [judged.verdict.kind for judged in matches[part["id"]]] for part in passed}
+        missed = [part for part in passed if not kinds[part["id"]] and part["id"] not in doubtful]
+        return Score(
+            escapes=sum(Kind.NG not in kinds[p["id"]] and (Kind.OK in kinds[p["id"]] or p in missed) for p in bad),
+            overkill=sum(Kind.NG in kinds[part["id"]] for part in good),
+            map50=self._map50(truth, classes),
+            parts_missed=len(missed),
+            parts_found_twice=sum(len(found) > 1 for found in kinds.values()),
+            first_alarm_frame=None,
+            onset_frame=None,
+        )
+
+    def _score_wear(self, truth: Mapping[str, Any]) -> Score:
+        alarms = [judged.frame_index for judged in self.verdicts if judged.verdict.kind is Kind.NG]
+        return Score(None, None, None, None, None, min(alarms, default=None), int(truth["onset_frame"]))
+
+    def _match(self, truth: Mapping[str, Any]) -> tuple[dict[int, list[Judged]], set[int]]:
+        """Verdicts by the truth's part id, and the parts that an UNKNOWN without a picture may stand for."""
+        matches: dict[int, list[Judged]] = defaultdict(list)
+        blind: list[Judged] = []
+        for judged in self.verdicts:
+            if judged.box_px is None:
+                blind.append(judged)
+            elif (part := part_at(truth, judged.frame_index, judged.box_px)) is not None:
+                matches[part].append(judged)
+        doubtful: set[int] = set()
+        for judged in blind:
+            near = [
+                part["id"]
+                for part in truth["parts"]
+                if part["id"] not in matches
+                and part["id"] not in doubtful
+                and part["enter_frame"] <= judged.frame_index <= part["exit_frame"] + truth["fps"]
+            ]
+            doubtful.update(near[:1])
+        return matches, doubtful
+
+    def _map50(self, truth: Mapping[str, Any], classes: Sequence[str]) -> float | None:
+        try:
+            from pycocotools.coco import COCO
+            from pycocotools.cocoeval import COCOeval
+        except ImportError:
+            return None
+        pictures, boxes, results = self._coco(truth, list(classes))
+        if not boxes or not results:
+            return 0.0 if boxes else None
+        ground = COCO()
+        ground.dataset = {
+            "info": {},
+            "images": [{"id": number} for number in pictures],
+            "annotations": boxes,
+            "categories": [{"id": number, "name": name} for number, name in enumerate(classes)],
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            ground.createIndex()
+            evaluation = COCOeval(ground, ground.loadRes(results), "bbox")
+            evaluation.params.iouThrs = np.array([0.5])
+            evaluation.evaluate()
+            evaluation.accumulate()
+        precision = evaluation.eval["precision"][0, :, :, 0, -1]
+        known = precision[precision > -1]
+        return round(float(known.mean()), 4) if known.size else None
+
+    def _coco(
+        self, truth: Mapping[str, Any], classes: list[str]
+    ) -> tuple[list[int], list[dict[str, Any]], list[dict[str, Any]]]:
+        """Each look of a part that the truth knows is one picture: its true boxes and what was found within it."""
+        pictures: list[int] = []
+        boxes: list[dict[str, Any]] = []
+        results: list[dict[str, Any]] = []
+        for number, look in enumerate(self.looks, start=1):
+            part = part_at(truth, look.frame, look.box)
+            if part is None or look.frame >= len(truth["frames"]):
+                continue
+            pictures.append(number)
+            for known in truth["frames"][look.frame]:
+                if known["part"] == part and known["cls"] in classes:
+                    box = _xywh(known["bbox"])
+                    boxes.append(
+                        {"id": len(boxes) + 1, "image_id": number, "category_id": classes.index(known["cls"]),
+                         "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+                    )  # fmt: skip
+            for found, score, cls in zip(look.boxes.tolist(), look.scores.tolist(), look.classes, strict=True):
+                if _centre_inside(found, look.box):
+                    results.append(
+                        {"image_id": number, "category_id": classes.index(cls), "bbox": _xywh(found), "score": score}
+                    )
+        return pictures, boxes, results
+
+
+def part_at(truth: Mapping[str, Any], frame: int, box: Box) -> int | None:
+    """The id of the truth's part that fills `box` on `frame`: at least half of the shorter of both, the most."""
+    best, best_share = None, 0.5
+    for part in truth["parts"]:
+        x = part["x"] - truth["px_per_frame"] * frame
+        both = min(box[2], x + part["w"]) - max(box[0], x)
+        share = both / max(1, min(box[2] - box[0], part["w"]))
+        if share >= best_share:
+            best, best_share = part["id"], share
+    return best
+
+
+def _xywh(box: Sequence[float]) -> list[float]:
+    x1, y1, x2, y2 = box
+    return [x1, y1, x2 - x1, y2 - y1]
+
+
+def _centre_inside(box: Sequence[float], area: Box) -> bool:
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return area[0] <= x < area[2] and area[1] <= y < area[3]

@@ -1,0 +1,281 @@
+"""The whole appliance on one screen: what it is built of, which threads run, how it ends.
+
+    thread          owns                                        ends the process when it
+    grab-<camera>   one camera and the filling of its ring      dies, or a driver call never returns
+    inspect         engines, the rings' taking side, verdicts   dies, or a run never returns
+    outbox          the writing side of the SQLite outbox       dies
+    courier         the MQTT connection                         dies
+    vitals          nothing; reads counters, publishes them     dies
+    (main)          signals, the watchdog, the end
+
+1. Every thread is one `run(stop)`; one that dies takes the process down, and systemd brings it back.
+2. At the end cameras stop first, frames in hand get their verdict, reports reach the disk, the broker hears goodbye.
+3. The watchdog is fed from the main thread, only while capture and inference move; one that stands still for HANG_S
+   ends the process with every thread's stack in the log.
+
+    Appliance(config, watchers=(gallery,)).run(stop)
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from functools import partial
+from importlib import metadata
+from typing import NoReturn
+
+import structlog
+
+from edge_inspect.capture.protocol import Camera, Pixels
+from edge_inspect.config import Config
+from edge_inspect.delivery.broker import Broker
+from edge_inspect.delivery.courier import Courier
+from edge_inspect.delivery.outbox import FILE_NAME, Outbox
+from edge_inspect.delivery.writer import OutboxWriter
+from edge_inspect.health import vitals
+from edge_inspect.health.notify import Heart, Notifier, Watchdog
+from edge_inspect.pipeline import Judged, Lane, Pipeline, Watcher
+from edge_inspect.reporting import defect_report
+from edge_inspect.station import Engines, Station
+from edge_wire import messages as wire
+from edge_wire.topics import Topics
+
+log = structlog.get_logger()
+
+HANG_S = 10.0
+"""A thread that has not moved for so long hangs in a call that will never return."""
+
+
+JOIN_S = 5.0
+"""How long the end waits for a thread. What the courier cannot deliver meanwhile lies in the outbox."""
+
+
+class Thread(threading.Thread):
+    """Runs `body(stop)`; if it dies, keeps the error for the main thread and ends everything."""
+
+    def __init__(
+        self, name: str, body: Callable[[threading.Event], None], stop: threading.Event, end: threading.Event
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self.error: BaseException | None = None
+        self._body = body
+        self._stop_this = stop
+        self._end_all = end
+
+    def run(self) -> None:
+        try:
+            self._body(self._stop_this)
+        except BaseException as err:  # noqa: BLE001 - a thread's top: the main thread raises it again
+            self.error = err
+            self._end_all.set()
+
+
+class Appliance:
+    """Built from a configuration; `run` blocks until the end.
+
+    cameras: already built cameras by name, instead of what `source` says (simulations, tests).
+    tell: hears each verdict first, in the inspect thread; must not wait.
+    deliver: False keeps everything in the process: no outbox, no broker (replays).
+    decode_from: least confidence to decode, below the recipe's thresholds too (for scoring); verdicts do not change.
+    first_open_s: give up if a camera cannot be opened for so long at the start; None tries for ever.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        cameras: Mapping[str, Camera] | None = None,
+        watchers: Sequence[Watcher] = (),
+        tell: Callable[[Lane, Judged], None] = lambda lane, judged: None,
+        deliver: bool = True,
+        frames: int | None = None,
+        first_open_s: float | None = None,
+        decode_from: float | None = None,
+        notifier: Notifier | None = None,
+    ) -> None:
+        self.config = config
+        self.topics = Topics(config.device.site, config.device.line, config.device.device)
+        self.started = time.monotonic()
+        self.since = datetime.now(timezone.utc)
+        self._end = threading.Event()
+        self._announced: wire.DeviceState | None = None
+        self._next_vitals_s = 0.0
+        self._notifier = notifier or Notifier(None)
+        ready = threading.Condition()
+        self.pipeline = Pipeline(
+            tell=tell, report=self._report, watchers=tuple(watchers), ready=ready, frames_wanted=frames
+        )
+        self._engines = Engines(config.model)
+        self.stations = {
+            camera.name: Station(
+                camera, self.topics, self._engines, config.model.dir, camera=(cameras or {}).get(camera.name),
+                announce=self.pipeline.add, ready=ready, first_open_s=first_open_s, decode_from=decode_from,
+            )
+            for camera in config.camera
+        }  # fmt: skip
+        self.outbox: Outbox | None = None
+        self.writer: OutboxWriter | None = None
+        self.courier: Courier | None = None
+        if deliver:
+            self._build_delivery()
+
+    def run(self, stop: threading.Event) -> None:
+        """Inspect until `stop`, until all sources have ended, or until the wanted number of frames.
+
+        Raises what ended a thread: a Refusal, CameraLost at the start, or a bug.
+        """
+        capture_stop, inspect_stop, keep_stop, send_stop, pulse_stop = (threading.Event() for _ in range(5))
+        grabs = [self._thread(f"grab-{name}", s.grabber.run, capture_stop) for name, s in self.stations.items()]
+        inspect = self._thread("inspect", lambda s: self.pipeline.run(s, self._all_ended), inspect_stop)
+        keep = [self._thread("outbox", self.writer.run, keep_stop)] if self.writer else []
+        send = [self._thread("courier", self.courier.run, send_stop)] if self.courier else []
+        pulse = [self._thread("vitals", vitals.Pulse(self._publish).run, pulse_stop)] if self.courier else []
+        threads = [*keep, *send, *pulse, inspect, *grabs]
+        for thread in threads:
+            thread.start()
+        try:
+            self._watch(stop, inspect)
+        finally:
+            self._notifier.stopping()
+            _join(grabs, capture_stop)
+            _join([inspect], inspect_stop if self._end.is_set() or stop.is_set() else None)
+            _join(pulse, pulse_stop)
+            _join(keep, keep_stop)
+            _join(send, send_stop)
+            if self.outbox:
+                self.outbox.close()
+            self._engines.close()
+        for thread in threads:
+            if thread.error is not None:
+                raise thread.error
+
+    def _build_delivery(self) -> None:
+        """Outbox, its writer and, if there is a broker, the courier. Raises Refusal for a second daemon."""
+        config = self.config
+        self.outbox = Outbox(config.state_dir / FILE_NAME, device=self.topics.device, cap_bytes=config.outbox.cap_bytes)
+        if config.mqtt is None:
+            self.writer = OutboxWriter(self.outbox, wake=lambda: None)
+            return
+        mqtt = config.mqtt
+        broker = Broker(
+            mqtt.url, protocol=mqtt.protocol, ca=mqtt.ca, cert=mqtt.cert, key=mqtt.key, username=mqtt.username,
+            password_file=mqtt.password_file, keepalive_s=mqtt.keepalive_s,
+        )  # fmt: skip
+        self.courier = Courier(self.outbox, broker, self.topics, state=self.state(), ack=mqtt.ack)
+        self.writer = OutboxWriter(self.outbox, wake=self.courier.wake)
+
+    def state(self) -> wire.DeviceState:
+        """What the plant should know of this device right now; retained at the broker."""
+        alarms = [*(self.writer.alarms() if self.writer else ()), *(self.courier.alarms() if self.courier else ())]
+        return wire.DeviceState(
+            site=self.topics.site,
+            line=self.topics.line,
+            device=self.topics.device,
+            status="online",
+            since=self.since,
+            epoch=self.outbox.epoch if self.outbox else None,
+            versions={"edge-inspect": metadata.version("edge-inspect"), "python": platform.python_version()},
+            cameras=tuple(
+                wire.CameraState(name=name, status=wire.CameraStatus(s.status), reason=s.trouble)
+                for name, s in self.stations.items()
+            ),
+            degraded=tuple(alarm for alarm in alarms if alarm.code != "no-broker"),
+        )
+
+    def _publish(self) -> None:
+        """State if it has changed, and vitals."""
+        assert self.courier is not None and self.writer is not None
+        state = self.state()
+        if state != self._announced:
+            self.courier.announce(state)
+            self._announced = state
+        if time.monotonic() >= self._next_vitals_s:
+            self._next_vitals_s = time.monotonic() + vitals.EVERY_S
+            pulses = [station.pulse() for station in self.stations.values()]
+            self.courier.publish_vitals(
+                vitals.vitals(self.topics, self.started, pulses, self.writer.vitals(), self.courier.vitals())
+            )
+
+    def _thread(self, name: str, body: Callable[[threading.Event], None], stop: threading.Event) -> Thread:
+        return Thread(name, body, stop, self._end)
+
+    def _all_ended(self) -> bool:
+        return all(station.grabber.ended.is_set() for station in self.stations.values())
+
+    def _watch(self, stop: threading.Event, inspect: Thread) -> None:
+        """The main thread's work: say READY once, feed the watchdog, notice the end."""
+        watchdog = Watchdog(self._hearts(), self._notifier)
+        patience = Patience(self._hearts())
+        said_ready, next_look = False, 0.0
+        while inspect.is_alive() and not stop.is_set() and not self._end.is_set():
+            if not said_ready and all(s.grabber.settled.is_set() for s in self.stations.values()):
+                said_ready = self._say_ready()
+            if time.monotonic() >= next_look:
+                watchdog.look()
+                next_look = time.monotonic() + watchdog.period_s
+            patience.look()
+            self._end.wait(0.1)
+
+    def _hearts(self) -> list[Heart]:
+        hearts = [Heart(f"grab-{name}", partial(getattr, s.grabber, "beat_ns")) for name, s in self.stations.items()]
+        return [*hearts, Heart("inspect", lambda: self.pipeline.beat_ns)]
+
+    def _say_ready(self) -> bool:
+        states = ", ".join(f"{name} {station.grabber.state}" for name, station in self.stations.items())
+        self._notifier.ready(f"cameras: {states}")
+        log.info("inspecting", cameras=states, device=self.topics.base, mqtt=bool(self.courier))
+        return True
+
+    def _report(self, lane: Lane, judged: Judged, pixels: Pixels | None) -> None:
+        """Into the hands of the outbox thread; never waits."""
+        if self.writer is None:
+            return
+        identity = self.stations[lane.name].identity
+        assert identity is not None
+        self.writer.hand_over(defect_report(lane, judged, identity, pixels))
+
+
+class Patience:
+    """Ends the process when a thread has stood still for HANG_S: what hangs in a driver cannot be freed from inside.
+
+    If this thread itself did not run for a while (SIGSTOP, a suspended machine), everybody gets HANG_S anew.
+    """
+
+    def __init__(self, hearts: Sequence[Heart]) -> None:
+        self._hearts = hearts
+        self._looked_ns = time.monotonic_ns()
+        self._asleep_until_ns = self._looked_ns
+
+    def look(self) -> None:
+        now_ns = time.monotonic_ns()
+        if now_ns - self._looked_ns > 2e9:
+            self._asleep_until_ns = now_ns
+        self._looked_ns = now_ns
+        for heart in self._hearts:
+            beat_ns = heart.beat_ns()
+            if beat_ns is not None and now_ns - max(beat_ns, self._asleep_until_ns) > HANG_S * 1e9:
+                _die_of(heart.name)
+
+
+def _die_of(name: str) -> NoReturn:
+    log.critical("a thread hangs, ending the process", thread=name, for_s=HANG_S)
+    faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _join(threads: Sequence[Thread], stop: threading.Event | None) -> None:
+    """Stop these threads (None: they end by themselves) and wait; one that does not end is left to the process's end."""
+    if stop is not None:
+        stop.set()
+    until = time.monotonic() + JOIN_S
+    for thread in threads:
+        thread.join(timeout=max(0.0, until - time.monotonic()))
+        if thread.is_alive():
+            log.error("thread does not end", thread=thread.name)

@@ -1,0 +1,171 @@
+"""A station: one camera of the configuration and everything built for it once its picture size is known.
+
+1. What can be wrong without a camera (recipe, model package) is found out when the station is made.
+2. The lane appears only whole: ring, engine warm and its known answer checked, judge.
+3. Cameras that want the same model, precision and input shape share one engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from edge_inspect.capture.grab import Grabber
+from edge_inspect.capture.open import camera_from
+from edge_inspect.capture.picture_check import PictureCheck
+from edge_inspect.capture.protocol import Camera, Format
+from edge_inspect.capture.ring import Policy, Ring
+from edge_inspect.config import CameraConfig, ModelConfig
+from edge_inspect.counts import LaneCounts
+from edge_inspect.health.vitals import CameraPulse
+from edge_inspect.inference.decode import Decoder
+from edge_inspect.inference.engine import Engine
+from edge_inspect.inference.letterbox import Letterbox
+from edge_inspect.inference.package import DEFAULT_MODEL, ModelPackage, find_model
+from edge_inspect.pipeline import Lane
+from edge_inspect.reporting import Identity
+from edge_inspect.verdict.judge import Judge
+from edge_inspect.verdict.parts import part_finder
+from edge_inspect.verdict.recipe import find_recipe, load_recipe
+from edge_wire import messages as wire
+from edge_wire.topics import Topics
+
+
+class Engines:
+    """One engine per distinct model file, shared."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        self._model = model
+        self._lock = threading.Lock()
+        self._engines: dict[str, Engine] = {}
+
+    def get(self, package: ModelPackage, form: Format) -> Engine:
+        """The engine whose input wastes least on this camera's pictures: loaded, warm, its known answer checked."""
+        model = self._model
+        with self._lock:
+            variant = package.variant(model.precision, model.shape, source=(form.height_px, form.width_px))
+            key = f"{package.digest}/{variant.file}"
+            if key not in self._engines:
+                engine = Engine(
+                    package, provider=model.provider, threads=model.threads, shape=model.shape,
+                    precision=model.precision, source=(form.height_px, form.width_px),
+                )  # fmt: skip
+                engine.warm_up()
+                engine.known_answer()
+                self._engines[key] = engine
+            return self._engines[key]
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.close()
+
+
+class Station:
+    """Raises BadConfig, BadModel or BadSource when it can never work."""
+
+    def __init__(
+        self,
+        config: CameraConfig,
+        topics: Topics,
+        engines: Engines,
+        model_dir: str | None,
+        *,
+        camera: Camera | None,
+        announce: Callable[[Lane], None],
+        ready: threading.Condition,
+        first_open_s: float | None,
+        decode_from: float | None,
+    ) -> None:
+        self.config = config
+        self.recipe = load_recipe(find_recipe(config.recipe) if config.recipe else find_recipe())
+        self.package = ModelPackage.load(find_model(config.model or model_dir or DEFAULT_MODEL))
+        self.thresholds = self.recipe.thresholds(self.package.manifest.classes)
+        if decode_from is not None:
+            self.thresholds = np.full_like(self.thresholds, decode_from)
+        self.counts = LaneCounts()
+        self.camera = camera or camera_from(config.address(), **config.options())
+        self.lane: Lane | None = None
+        self.identity: Identity | None = None
+        self.grabber = Grabber(config.name, self.camera, self._prepare, self.counts, first_open_s=first_open_s)
+        self._topics = topics
+        self._engines = engines
+        self._announce = announce
+        self._ready = ready
+
+    @property
+    def policy(self) -> Policy:
+        """A recording waits for us; a live camera follows the configuration, else its recipe."""
+        if not self.camera.live:
+            return "every"
+        return self.config.policy or self.recipe.frames.policy
+
+    @property
+    def status(self) -> str:
+        """One of wire.CameraStatus."""
+        return "starting" if self.grabber.state == "opening" else self.grabber.state
+
+    @property
+    def trouble(self) -> str:
+        """A short code of what is wrong now: the camera is lost, or shows a dead picture; else empty."""
+        if self.grabber.state == "lost":
+            return "camera-lost"
+        return self.lane.dead_picture if self.lane else ""
+
+    def pulse(self) -> CameraPulse:
+        lane, identity = self.lane, self.identity
+        return CameraPulse(
+            name=self.config.name,
+            state=self.grabber.state,
+            counts=self.counts,
+            overruns=lane.ring.overrun if lane else 0,
+            model=identity.model if identity else None,
+            provider=lane.engine.provider if lane else None,
+        )
+
+    def _prepare(self, form: Format) -> Ring:
+        """Called by the grab thread at the first opening: build the lane and announce it."""
+        engine = self._engines.get(self.package, form)
+        height_px, width_px = form.height_px, form.width_px
+        classes = self.package.manifest.classes
+        lane = Lane(
+            name=self.config.name,
+            ring=Ring(self.config.slots, height_px, width_px, self.policy, ready=self._ready),
+            engine=engine,
+            letterbox=Letterbox(height_px, width_px, engine.height, engine.width),
+            decoder=Decoder(engine.layout, classes),
+            finder=part_finder(self.recipe, height_px, width_px),
+            judge=Judge(self.recipe, classes),
+            recipe=self.recipe,
+            thresholds=self.thresholds,
+            counts=self.counts,
+            check=PictureCheck(height_px, width_px) if self.camera.live else None,
+        )
+        self.identity = Identity(
+            topics=self._topics,
+            camera_digest=self._camera_digest(form),
+            recipe=wire.RecipeRef(name=self.recipe.name, version=self.recipe.version, digest=self.recipe.digest),
+            model=wire.ModelRef(
+                name=self.package.manifest.name,
+                version=self.package.manifest.version,
+                digest=self.package.digest,
+                variant_digest=f"sha256:{engine.variant.sha256}",
+            ),
+        )
+        self.lane = lane
+        self._announce(lane)
+        return lane.ring
+
+    def _camera_digest(self, form: Format) -> str:
+        """Another camera, format or setting: another digest. The settings that the driver gave count, not the asked."""
+        told = {
+            "source": self.camera.label,
+            "size": [form.width_px, form.height_px],
+            "pixel_format": form.pixel_format,
+            "settings": dict(form.settings),
+        }
+        text = json.dumps(told, sort_keys=True, default=str)
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
