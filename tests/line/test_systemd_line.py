@@ -1,0 +1,153 @@
+"""The test plays systemd to the whole appliance: it owns NOTIFY_SOCKET and judges as systemd would."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.sim.tiny_model import write_tiny_package
+
+from edge_inspect.delivery.outbox import FILE_NAME, Outbox
+from edge_inspect.health.notify import MAX_AGE_S
+
+ROOT = Path(__file__).resolve().parents[2]
+WATCHDOG_S = 2.0
+pytestmark = pytest.mark.slow
+
+
+class Service:
+    """A service as systemd sees it: its notifications, its process, its stderr."""
+
+    def __init__(self, folder: Path, command: list[str]) -> None:
+        self.folder = folder
+        self.notifications = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notifications.bind(str(folder / "notify"))
+        environ = {
+            **os.environ,
+            "NOTIFY_SOCKET": str(folder / "notify"),
+            "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6)),
+            "STATE_DIRECTORY": str(folder / "state"),
+        }
+        environ.pop("WATCHDOG_PID", None)
+        self.log = (folder / "log").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, *command], env=environ, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=self.log
+        )
+
+    def next(self, within_s: float) -> str | None:
+        """The next notification; None when none came in time or the process has ended."""
+        until = time.monotonic() + within_s
+        while (left := until - time.monotonic()) > 0:
+            ready, _, _ = select.select([self.notifications], [], [], min(left, 0.1))
+            if ready:
+                return self.notifications.recv(4096).decode()
+            if self.process.poll() is not None:
+                return None
+        return None
+
+    def hear(self, start: str, within_s: float = 60) -> list[str]:
+        """All notifications until and with the one that begins with `start`."""
+        heard: list[str] = []
+        until = time.monotonic() + within_s
+        while (said := self.next(until - time.monotonic())) is not None:
+            heard.append(said)
+            if said.startswith(start):
+                return heard
+        pytest.fail(f"no {start} within {within_s} s, only {heard}; the log:\n{self.logged()}")
+
+    def logged(self) -> str:
+        self.log.flush()
+        return (self.folder / "log").read_text()
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(timeout=10)
+        self.notifications.close()
+        self.log.close()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_package(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def line(tmp_path: Path, model: Path) -> Iterator[Service]:
+    service = Service(tmp_path, ["-m", "tests.line.hanging_line", str(tmp_path / "state"), str(model)])
+    yield service
+    service.end()
+
+
+def test_ready_comes_once_and_watchdog_while_frames_flow(line: Service) -> None:
+    assert line.hear("READY=1")[-1].startswith("READY=1\nSTATUS=cameras: camera up")
+    for _ in range(6):
+        assert line.next(within_s=WATCHDOG_S) == "WATCHDOG=1", line.logged()
+
+
+@pytest.mark.parametrize(("number", "thread"), [(signal.SIGUSR1, "grab-camera"), (signal.SIGUSR2, "inspect")])
+def test_no_watchdog_when_capture_or_inference_hangs_and_the_process_ends_by_itself(
+    line: Service, number: signal.Signals, thread: str
+) -> None:
+    line.hear("READY=1")
+    line.hear("WATCHDOG=1", within_s=WATCHDOG_S)
+    line.process.send_signal(number)
+    heard = line.hear("STATUS=standing still", within_s=MAX_AGE_S + 3)
+    assert heard[-1] == f"STATUS=standing still: {thread}"
+    while (said := line.next(within_s=20)) is not None:
+        assert not said.startswith("WATCHDOG"), said
+    assert line.process.wait(timeout=1) == 1
+    assert "hanging_line.py" in line.logged(), "where it hangs is not in the log"
+
+
+def test_unplugged_camera_is_no_hang(line: Service) -> None:
+    line.hear("READY=1")
+    line.process.send_signal(signal.SIGHUP)
+    until = time.monotonic() + MAX_AGE_S + 4
+    while time.monotonic() < until:
+        assert line.next(within_s=WATCHDOG_S) == "WATCHDOG=1", line.logged()
+    assert "camera lost" in line.logged()
+
+
+def test_abort_by_the_watchdog_leaves_every_stack_in_the_log(tmp_path: Path, model: Path) -> None:
+    """What WatchdogSignal=SIGABRT and `-X faulthandler` in the unit are for."""
+    command = ["-X", "faulthandler", "-m", "tests.line.hanging_line", str(tmp_path / "state"), str(model)]
+    service = Service(tmp_path, command)
+    try:
+        service.hear("READY=1")
+        service.process.send_signal(signal.SIGABRT)
+        assert service.process.wait(timeout=10) == -signal.SIGABRT
+        assert "grab.py" in service.logged()
+        assert "pipeline.py" in service.logged()
+    finally:
+        service.end()
+
+
+def test_sigterm_says_stopping_and_exits_0_within_10_s_with_the_outbox_closed(tmp_path: Path, model: Path) -> None:
+    config = tmp_path / "line.toml"
+    config.write_text(
+        '[device]\ndevice = "edge"\n[[camera]]\nname = "sim"\nsource = "sim"\n'
+        f'[model]\ndir = "{model}"\nprovider = "cpu"\n'
+    )
+    service = Service(tmp_path, ["-I", "-B", "-m", "edge_inspect", "run", "--config", str(config)])
+    try:
+        service.hear("READY=1")
+        service.hear("WATCHDOG=1")
+        service.process.send_signal(signal.SIGTERM)
+        begin = time.monotonic()
+        service.hear("STOPPING=1", within_s=10)
+        assert service.process.wait(timeout=10) == 0, service.logged()
+        assert time.monotonic() - begin < 10
+        files = sorted(path.name for path in (tmp_path / "state").iterdir() if path.name.startswith(FILE_NAME))
+        assert not [name for name in files if name.endswith("-wal")], "the outbox was not closed"
+        Outbox(tmp_path / "state" / FILE_NAME, device="edge").close()
+    finally:
+        service.end()
