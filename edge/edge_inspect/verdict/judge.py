@@ -1,20 +1,20 @@
-"""From detections to a verdict: pure functions on arrays and one small memory per part.
+"""OK, NG or UNKNOWN: from what the network found on a part's looks to one verdict.
 
-1. OK needs at least one usable look on which nothing that counts as a defect was seen; without one the part is UNKNOWN.
-2. A defect seen on several looks of a part is one defect: boxes of one class that overlap, or whose centres lie close,
-   in the part's own coordinates.
-3. A detection belongs to the part in whose box its centre lies; what lies elsewhere is another part's.
-4. `decide` forgets the part; asking again is an error.
+1. OK is said only of a part that was seen: one usable look showed all of it, or its looks, all usable, covered it.
+2. A defect seen on several looks of a part is one defect, at its place on the part.
+3. A detection counts for the part in whose box its centre lies, and for no other.
+4. Numbers that cannot be (not finite, a class that does not exist) make a look unusable; they are never "no defect".
+5. Pure: the same looks in the same order give the same verdict. A part is forgotten when it is decided.
 
     judge = Judge(recipe, classes=("scratch",))
-    judge.look(look, found.boxes, found.scores, found.classes, found.n)
-    verdict = judge.decide(look.part)
+    judge.look(look, boxes, scores, classes, n)
+    verdict = judge.decide(look.part)           # once look.last is true
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -22,16 +22,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_inspect.verdict.parts import Look
+from edge_inspect.verdict.parts import NOT_SEEN, Look
 from edge_inspect.verdict.recipe import Area, DefectClass, Recipe
 
-SAME_IOU = 0.2
-"""Boxes of one class that overlap this much on two looks are one defect."""
-SAME_DISTANCE = 0.5
-"""So are boxes whose centres are closer than this share of the smaller box's longer side."""
-DEFECT, NO_DEFECT, NOT_SEEN, INFO_ONLY = "defect", "no-defect", "not-seen", "below-count"
-
 Box = tuple[float, float, float, float]
+
+SAME_IOU = 0.3
+SAME_DISTANCE = 0.5
+"""Of the longer side: boxes of one class whose centres are closer than this on two looks are one defect."""
+OPEN_PARTS = 256
+"""Parts begun and never decided; the oldest is forgotten when there are more, so that nothing grows without bound."""
+NON_FINITE = "non-finite"
+NO_SUCH_CLASS = "no-such-class"
 
 
 class Kind(str, Enum):
@@ -42,14 +44,14 @@ class Kind(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """One defect of one part, as its most confident look saw it."""
+    """Something on a part that the recipe calls a defect, as the look saw it that was surest of it."""
 
     cls: str
     confidence: float
     box_px: Box
-    """x1 y1 x2 y2 in the frame of that look."""
+    """x1, y1, x2, y2 in px of the frame of the part's last look (where it would be seen there)."""
     part_box_px: Box
-    """The same from the part's upper left corner."""
+    """x1, y1, x2, y2 in px from the part's upper left corner."""
     width_mm: float | None
     height_mm: float | None
     severity: str
@@ -61,32 +63,43 @@ class Defect:
 class Verdict:
     kind: Kind
     reason: str
-    """Short and stable: `defect`, `no-defect`, or why the part could not be judged."""
+    """A stable code: `defect`, `no-defect`, or why the part could not be judged."""
     defects: tuple[Defect, ...] = ()
 
 
 @dataclass(slots=True)
-class _Memory:
-    """What is known of one part until it is decided."""
+class _Found:
+    """One defect so far, in px from the part's corner."""
 
-    looks: int = 0
-    spoilt: str = ""
-    defects: list[Defect] = field(default_factory=list)
-    seen_on: list[int] = field(default_factory=list)
-    """For each defect, the number of the look that saw it last."""
+    cls: int
+    score: float
+    box: Box
+    look: int
+    """The last look that saw it: two boxes of one look are two defects."""
+    looks: int = 1
+
+
+@dataclass(slots=True)
+class _Open:
+    """A part between its first look and its verdict."""
+
+    usable: int = 0
+    usable_whole: int = 0
+    unusable: str = ""
+    last: Look | None = None
+    found: list[_Found] = field(default_factory=list)
 
 
 class Judge:
-    """Applies one recipe to the classes of one model. Not thread-safe: the inspect thread owns it."""
+    """`classes`: the names behind the model's class numbers. Raises BadConfig if the recipe names a class it lacks."""
 
     def __init__(self, recipe: Recipe, classes: Sequence[str]) -> None:
         self._recipe = recipe
         self._classes = tuple(classes)
-        self._rules = tuple(recipe.rule(name) for name in classes)
-        self._mm_per_px = recipe.scale.mm_per_px if recipe.scale else None
-        self._regions = [(area, _contour(area)) for area in recipe.region]
-        self._ignored = [(area, _contour(area)) for area in recipe.ignore]
-        self._parts: dict[int, _Memory] = {}
+        self._thresholds = recipe.thresholds(self._classes)
+        self._regions = [(area.of == "part", _contour(area)) for area in recipe.region]
+        self._ignored = [(area.of == "part", _contour(area)) for area in recipe.ignore]
+        self._open: dict[int, _Open] = {}
 
     def look(
         self,
@@ -96,115 +109,137 @@ class Judge:
         classes: NDArray[np.int32],
         n: int,
     ) -> None:
-        """Add what one frame showed. boxes (>= n, 4) x1 y1 x2 y2 in frame px, scores (>= n,), classes (>= n,)."""
-        memory = self._parts.setdefault(look.part, _Memory())
-        memory.looks += 1
-        for row in range(n):
-            rule = self._rules[int(classes[row])]
-            if rule is None or float(scores[row]) < rule.threshold:
-                continue
-            x1, y1, x2, y2 = boxes[row].tolist()
-            defect = self._defect(look, rule, int(classes[row]), float(scores[row]), (x1, y1, x2, y2))
-            if defect is not None:
-                _merge(memory, defect)
+        """What the network found on this look: the first n of boxes (M, 4) xyxy frame px, scores (M,), classes (M,)."""
+        if not (np.isfinite(boxes[:n]).all() and np.isfinite(scores[:n]).all()):
+            self.unusable(look, NON_FINITE)
+            return
+        if n and not 0 <= int(classes[:n].min()) <= int(classes[:n].max()) < len(self._classes):
+            self.unusable(look, NO_SUCH_CLASS)
+            return
+        part = self._part(look)
+        part.usable += 1
+        part.usable_whole += look.whole
+        for index in np.flatnonzero(scores[:n] >= self._thresholds[classes[:n]]).tolist():
+            x1, y1, x2, y2 = boxes[index].tolist()
+            cls, score = int(classes[index]), min(1.0, float(scores[index]))
+            if self._is_defect(look, (x1, y1, x2, y2), cls):
+                left, top = _origin(look)
+                _merge(part.found, _Found(cls, score, (x1 - left, y1 - top, x2 - left, y2 - top), part.usable))
 
     def unusable(self, look: Look, reason: str) -> None:
-        """This look showed nothing that can be judged."""
-        self._parts.setdefault(look.part, _Memory()).spoilt = reason
+        """This look of the part could not be inspected."""
+        part = self._part(look)
+        part.unusable = part.unusable or reason
 
-    def decide(self, part: int, reason: str = "") -> Verdict:
-        """The verdict, after which the part is forgotten. reason: why its last look is missing, if it is.
+    def decide(self, number: int, reason: str = "") -> Verdict:
+        """The verdict on a part. `reason`: why its last look is missing, if it is. Forgets the part.
 
-        A part with at least one usable look is judged by what it showed; `reason` counts only for a part without one.
+        A part that one usable look showed whole is judged by its looks, whatever became of the others.
         """
-        memory = self._parts.pop(part, _Memory())
-        if not memory.looks:
-            return Verdict(Kind.UNKNOWN, reason or memory.spoilt or NOT_SEEN)
-        confirm = min(self._recipe.verdict.confirm, memory.looks)
-        defects = tuple(
-            sorted((d for d in memory.defects if d.looks >= confirm), key=lambda defect: -defect.confidence)
-        )
-        if self._is_ng(defects):
-            return Verdict(Kind.NG, DEFECT, defects)
-        if memory.spoilt:
-            # What was seen is good, but one look could not be used: a defect may hide on it.
-            return Verdict(Kind.UNKNOWN, memory.spoilt, defects)
-        return Verdict(Kind.OK, INFO_ONLY if defects else NO_DEFECT, defects)
+        part = self._open.pop(number, _Open())
+        defects = tuple(self._defects(part))
+        if self._makes_ng(defects):
+            return Verdict(Kind.NG, "defect", defects)
+        covered = part.usable > 0 and not part.unusable and not reason
+        if not part.usable_whole and not covered:
+            return Verdict(Kind.UNKNOWN, part.unusable or reason or NOT_SEEN, defects)
+        return Verdict(Kind.OK, "no-defect", defects)
 
-    def _is_ng(self, defects: Sequence[Defect]) -> bool:
-        counted = Counter(defect.cls for defect in defects if defect.severity != "info")
-        if counted.total() >= self._recipe.verdict.ng_defects:
-            return True
-        for cls, number in counted.items():
-            rule = self._recipe.rule(cls)
-            if rule is not None and rule.ng_defects is not None and number >= rule.ng_defects:
-                return True
-        return False
+    def _part(self, look: Look) -> _Open:
+        part = self._open.get(look.part)
+        if part is None:
+            part = self._open[look.part] = _Open()
+            if len(self._open) > OPEN_PARTS:
+                del self._open[next(iter(self._open))]
+        part.last = look
+        return part
 
-    def _defect(self, look: Look, rule: DefectClass, cls: int, score: float, box: Box) -> Defect | None:
-        """None when it is too small, on another part, outside all regions, or to be ignored."""
+    def _is_defect(self, look: Look, box: Box, cls: int) -> bool:
+        rule = self._rule(cls)
         x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-        if not (look.box[0] <= x < look.box[2] and look.box[1] <= y < look.box[3]):
-            return None
-        width, height = box[2] - box[0], box[3] - box[1]
-        mm = self._mm_per_px
-        if max(width, height) < rule.min_size_px:
-            return None
-        if rule.min_size_mm is not None and mm is not None and max(width, height) * mm < rule.min_size_mm:
-            return None
-        left, top = look.origin or look.box[:2]
-        if self._regions and not _inside(self._regions, x, y, left, top):
-            return None
-        if _inside(self._ignored, x, y, left, top):
-            return None
+        x0, y0, x1, y1 = look.box
+        if not (x0 <= x <= x1 and y0 <= y <= y1) or self._size(box) < self._least_size(rule):
+            return False
+        left, top = _origin(look)
+        places = ((x, y), (x - left, y - top))
+        inside = (cv2.pointPolygonTest(contour, places[of_part], False) >= 0 for of_part, contour in self._regions)
+        ignored = (cv2.pointPolygonTest(contour, places[of_part], False) >= 0 for of_part, contour in self._ignored)
+        return (not self._regions or any(inside)) and not any(ignored)
+
+    def _rule(self, cls: int) -> DefectClass:
+        rule = self._recipe.rule(self._classes[cls])
+        assert rule is not None, "its threshold is out of reach"
+        return rule
+
+    @staticmethod
+    def _size(box: Box) -> float:
+        return max(box[2] - box[0], box[3] - box[1])
+
+    def _least_size(self, rule: DefectClass) -> float:
+        if rule.min_size_mm is None or self._recipe.scale is None:
+            return rule.min_size_px
+        return rule.min_size_mm / self._recipe.scale.mm_per_px
+
+    def _defects(self, part: _Open) -> Iterator[Defect]:
+        """What was confirmed, surest first. Long parts: a stretch is seen once, so there is nothing to confirm."""
+        needed = min(self._recipe.verdict.confirm, max(1, part.usable_whole))
+        for found in sorted(part.found, key=lambda each: (-each.score, each.box)):
+            if found.looks >= needed and part.last is not None:
+                yield self._defect(found, part.last)
+
+    def _defect(self, found: _Found, last: Look) -> Defect:
+        x1, y1, x2, y2 = found.box
+        scale = self._recipe.scale
         return Defect(
-            cls=self._classes[cls],
-            confidence=score,
-            box_px=box,
-            part_box_px=(box[0] - left, box[1] - top, box[2] - left, box[3] - top),
-            width_mm=width * mm if mm else None,
-            height_mm=height * mm if mm else None,
-            severity=rule.severity,
-            looks=1,
+            cls=self._classes[found.cls],
+            confidence=found.score,
+            box_px=_in_frame(last, found.box),
+            part_box_px=found.box,
+            width_mm=(x2 - x1) * scale.mm_per_px if scale else None,
+            height_mm=(y2 - y1) * scale.mm_per_px if scale else None,
+            severity=self._rule(found.cls).severity,
+            looks=found.looks,
         )
+
+    def _makes_ng(self, defects: Sequence[Defect]) -> bool:
+        counting = [defect.cls for defect in defects if defect.severity != "info"]
+        if len(counting) >= self._recipe.verdict.ng_defects:
+            return True
+        limits = ((cls, self._recipe.rule(cls)) for cls in set(counting))
+        return any(rule and rule.ng_defects and counting.count(cls) >= rule.ng_defects for cls, rule in limits)
+
+
+def _origin(look: Look) -> tuple[int, int]:
+    return look.origin if look.origin is not None else look.box[:2]
+
+
+def _in_frame(look: Look, part_box: Box) -> Box:
+    """A place on the part as a place in this look's frame; of a long part, as near to it as the stretch comes."""
+    left, top = _origin(look)
+    x0, y0, x9, y9 = (0, 0, math.inf, math.inf) if look.whole else look.box
+    xs = [min(max(x + left, x0), x9) for x in (part_box[0], part_box[2])]
+    ys = [min(max(y + top, y0), y9) for y in (part_box[1], part_box[3])]
+    return xs[0], ys[0], xs[1], ys[1]
 
 
 def _contour(area: Area) -> NDArray[np.float32]:
-    return np.array(area.polygon, np.float32).reshape(-1, 1, 2)
+    return np.array(area.polygon, np.float32)
 
 
-def _inside(areas: Sequence[tuple[Area, NDArray[np.float32]]], x: float, y: float, left: float, top: float) -> bool:
-    return any(
-        cv2.pointPolygonTest(contour, (x - left, y - top) if area.of == "part" else (x, y), False) >= 0
-        for area, contour in areas
-    )
-
-
-def _merge(memory: _Memory, new: Defect) -> None:
-    """Add `new`, or, if an earlier look saw it, count one more look and keep the more confident picture of it.
-
-    Two boxes of one look never become one: non-maximum suppression has done that already where it was right.
-    """
-    for index, old in enumerate(memory.defects):
-        if memory.seen_on[index] < memory.looks and old.cls == new.cls and _same(old.part_box_px, new.part_box_px):
-            best = new if new.confidence > old.confidence else old
-            memory.defects[index] = replace(best, looks=old.looks + 1)
-            memory.seen_on[index] = memory.looks
+def _merge(known: list[_Found], new: _Found) -> None:
+    """Count it as the known defect it is, or as a new one. The surer look says where it is."""
+    for old in known:
+        if old.cls == new.cls and old.look != new.look and _same_place(old.box, new.box):
+            best = new if new.score > old.score else replace(old)
+            old.score, old.box, old.look, old.looks = best.score, best.box, new.look, old.looks + 1
             return
-    memory.defects.append(new)
-    memory.seen_on.append(memory.looks)
+    known.append(new)
 
 
-def _same(a: Box, b: Box) -> bool:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
+def _same_place(a: Box, b: Box) -> bool:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     both = max(0.0, width) * max(0.0, height)
-    union = _area(a) + _area(b) - both
-    if union > 0 and both / union >= SAME_IOU:
-        return True
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
     apart = max(abs(a[0] + a[2] - b[0] - b[2]), abs(a[1] + a[3] - b[1] - b[3])) / 2
-    return apart < SAME_DISTANCE * min(max(a[2] - a[0], a[3] - a[1]), max(b[2] - b[0], b[3] - b[1]))
-
-
-def _area(box: Box) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
+    longest = max(a[2] - a[0], a[3] - a[1], b[2] - b[0], b[3] - b[1])
+    return both >= SAME_IOU * union or apart <= SAME_DISTANCE * longest

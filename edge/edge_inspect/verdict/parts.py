@@ -1,0 +1,81 @@
+"""What one part is, and on which frames it must be inspected: the words, and the finder for mode `frame`.
+
+1. Every part gets a number, once, in the order in which it passed; numbers have no holes.
+2. A part is inspected only while it is wholly in the picture; its last look says so (`Look.last`). A part longer than
+   the picture is inspected stretch by stretch, without a hole.
+3. A part that passed without a usable look is named by `unjudged`, never silently dropped. When nothing could be seen
+   for so long that a whole part may have passed, that is one unjudged part too.
+
+    finder = part_finder(recipe, height=360, width=640)
+    for look in finder.see(pixels, captured_ns): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_inspect.verdict.recipe import Recipe
+
+Pixels = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+
+NOT_SEEN = "not-seen"
+
+
+class Look(NamedTuple):
+    """One part to be inspected on this frame."""
+
+    part: int
+    box: Box
+    """x0, y0, x1, y1 in px of the frame; the whole frame in mode `frame`."""
+    last: bool
+    """No more looks come: decide."""
+    origin: tuple[int, int] | None = None
+    """Where the part's upper left corner is, px of the frame, possibly outside of it; None: where the box's is."""
+    whole: bool = True
+    """False: this look shows only a stretch of a part that is longer than the picture."""
+
+
+class PartFinder(Protocol):
+    def see(self, pixels: Pixels, captured_ns: int) -> Sequence[Look]:
+        """What must be inspected on this frame."""
+
+    def blind(self, reason: str, captured_ns: int) -> None:
+        """A frame was lost or broken: parts that pass now cannot be vouched for."""
+
+    def unjudged(self) -> Sequence[tuple[int, str]]:
+        """(part, reason) of parts that got no last look and will get none, since the last call."""
+
+
+def part_finder(recipe: Recipe, height: int, width: int) -> PartFinder:
+    """The finder for the recipe's mode and frames of `height` x `width` px."""
+    if recipe.part.mode == "barrier":
+        from edge_inspect.verdict.barrier import LightBarrier
+
+        return LightBarrier(recipe.barrier, height, width)
+    return FramePart(height, width)
+
+
+class FramePart:
+    """Each frame is a part; a frame that was lost or broken is an unjudged one."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self._box = (0, 0, width, height)
+        self._parts = 0
+        self._unjudged: list[tuple[int, str]] = []
+
+    def see(self, pixels: Pixels, captured_ns: int) -> Sequence[Look]:
+        self._parts += 1
+        return (Look(self._parts - 1, self._box, last=True),)
+
+    def blind(self, reason: str, captured_ns: int) -> None:
+        self._unjudged.append((self._parts, reason))
+        self._parts += 1
+
+    def unjudged(self) -> Sequence[tuple[int, str]]:
+        told, self._unjudged = self._unjudged, []
+        return told
