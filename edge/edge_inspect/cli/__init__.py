@@ -9,14 +9,16 @@ import importlib
 import os
 import sys
 from importlib import metadata
+from typing import Any
 
-import click
 import typer
 
 from edge_inspect.errors import InspectError
 
 COMMAND_FILES = ("run", "replay", "doctor", "config", "camera", "model", "sim")
 EXIT_USAGE = 64
+# Newer typer carries its own copy of click, older ones use click itself: this is the right one either way.
+UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 
 def build_app() -> typer.Typer:
@@ -56,14 +58,14 @@ def run_command(argv: list[str]) -> int:
     command = typer.main.get_command(build_app())
     try:
         code = command.main(args=argv, prog_name="edge-inspect", standalone_mode=False)
-    except click.UsageError as err:
+    except UsageError as err:
         where = err.ctx.command_path if err.ctx else "edge-inspect"
         _complain(f"{err.format_message()} See `{where} --help`.")
         return EXIT_USAGE
     except InspectError as err:
         _complain(str(err))
         return err.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:
         # Whoever read our output has gone; nothing left to tell, and flushing again at exit would only complain.

@@ -15,10 +15,10 @@ MqttUrl = Annotated[
     str | None, typer.Option("--mqtt", metavar="URL", help="Broker: mqtt://HOST[:1883] or mqtts://HOST[:8883].")
 ]
 ProviderName = Annotated[
-    str, typer.Option("--provider", metavar="NAME", help=f"What runs the network: {', '.join(PROVIDERS)}.")
+    str | None, typer.Option("--provider", metavar="NAME", help=f"What runs the network: {', '.join(PROVIDERS)}.")
 ]
 ThreadCount = Annotated[
-    int, typer.Option("--threads", metavar="N", min=0, max=256, help="Threads of the runtime; 0 lets it choose.")
+    int | None, typer.Option("--threads", metavar="N", min=0, max=256, help="Threads of the runtime; 0 lets it choose.")
 ]
 StateDir = Annotated[
     Path | None,
@@ -45,8 +45,8 @@ AsJson = Annotated[
 ]
 
 
-def check_provider(name: str) -> str:
+def check_provider(name: str | None) -> str | None:
     """The provider's name, or Usage naming the allowed ones."""
-    if name not in PROVIDERS:
+    if name is not None and name not in PROVIDERS:
         raise Usage(f"--provider {name}: unknown; allowed: {', '.join(PROVIDERS)}")
     return name

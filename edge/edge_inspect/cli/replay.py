@@ -75,8 +75,8 @@ def replay(
         Path | None, typer.Option(metavar="OUT.mp4", help="Write an annotated copy of the recording.")
     ] = None,
     mqtt: MqttUrl = None,
-    provider: ProviderName = "auto",
-    threads: ThreadCount = 0,
+    provider: ProviderName = None,
+    threads: ThreadCount = None,
     state: StateDir = None,
     frames: FrameLimit = None,
     as_json: AsJson = False,

@@ -94,8 +94,8 @@ class Scorer:
                 )
             )
 
-    def score(self, truth: Mapping[str, Any], classes: Sequence[str]) -> Score:
-        """classes: of the model; truth of other classes is not asked for in mAP50."""
+    def score(self, truth: Mapping[str, Any], classes: Sequence[str], *, with_map50: bool = True) -> Score:
+        """classes: of the model; truth of other classes is not asked for in mAP50, which takes a while."""
         if "parts" not in truth:
             return self._score_wear(truth)
         matches, doubtful = self._match(truth)
@@ -107,7 +107,7 @@ class Scorer:
         return Score(
             escapes=sum(Kind.NG not in kinds[p["id"]] and (Kind.OK in kinds[p["id"]] or p in missed) for p in bad),
             overkill=sum(Kind.NG in kinds[part["id"]] for part in good),
-            map50=self._map50(truth, classes),
+            map50=self._map50(truth, classes) if with_map50 else None,
             parts_missed=len(missed),
             parts_found_twice=sum(len(found) > 1 for found in kinds.values()),
             first_alarm_frame=None,

@@ -1,0 +1,218 @@
+"""`edge-inspect demo`: the whole appliance on a simulated line. No camera, no broker, no cloud needed.
+
+Everything is the real thing but the camera: the model, the ring, the outbox, MQTT through a real broker, and a
+subscriber that prints each defect as it arrives. The simulator knows the truth, so escapes and overkill are exact.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from edge_inspect.capture.protocol import Pixels
+from edge_inspect.capture.ring import Slot
+from edge_inspect.capture.sim import SimCamera
+from edge_inspect.cli.broker import RunningBroker, demo_broker
+from edge_inspect.cli.log import configure_log
+from edge_inspect.cli.options import (
+    AsJson,
+    ModelDir,
+    MqttUrl,
+    ProviderName,
+    RecipeFile,
+    StateDir,
+    ThreadCount,
+    check_provider,
+)
+from edge_inspect.cli.output import emit
+from edge_inspect.cli.run import stop_on_signals
+from edge_inspect.cli.scoring import LEAST_SCORE, Scorer
+from edge_inspect.cli.summary import summary
+from edge_inspect.cli.video_meter import VideoMeter
+from edge_inspect.cli.watch import Subscriber, describe
+from edge_inspect.config import Config, config_from_options
+from edge_inspect.daemon import Appliance
+from edge_inspect.errors import Refusal
+from edge_inspect.inference.decode import Detections
+from edge_inspect.pipeline import Judged, Lane
+from edge_inspect.verdict.parts import Look
+from edge_wire.messages import DefectReport
+
+EXAMPLES = """Examples:\n
+  edge-inspect demo --parts 20\n
+  edge-inspect demo --parts 200 --fast --json\n
+  edge-inspect demo --mqtt mqtt://broker.plant --ng-share 0.05
+"""
+ARRIVE_S = 10.0
+"""How long the end waits until the subscriber has every report."""
+
+
+def add(app: typer.Typer) -> None:
+    app.command("demo", epilog=EXAMPLES)(demo)
+
+
+def demo(
+    parts: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Stop after N parts. Without: until Ctrl-C.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Another seed, other plates.")] = 0,
+    ng_share: Annotated[float, typer.Option(metavar="SHARE", min=0, max=1, help="Share of defective plates.")] = 0.2,
+    fps: Annotated[float, typer.Option(min=1, max=240, help="Frames a second of the simulated camera.")] = 25.0,
+    fast: Annotated[bool, typer.Option("--fast", help="As fast as this machine can, not at the camera's pace.")] = False,
+    meter: Annotated[bool, typer.Option(help="Compare with an H.264 stream of the same pictures.")] = True,
+    mqtt: MqttUrl = None,
+    recipe: RecipeFile = None,
+    model: ModelDir = None,
+    provider: ProviderName = None,
+    threads: ThreadCount = None,
+    state: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """A simulated line, the real model, a broker, and every defect as a subscriber sees it."""
+    configure_log("warning", "text")
+    console = Console(stderr=as_json, highlight=False)
+    camera = SimCamera(seed=seed, parts=parts, ng_share=ng_share, fps=fps, paced=not fast)
+    with ExitStack() as stack:
+        broker = RunningBroker(mqtt, "given", "5") if mqtt else stack.enter_context(demo_broker())
+        state = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-inspect-demo-")))
+        config = _config(broker, state, recipe, model, check_provider(provider), threads)
+        line = DemoLine(camera, fps, meter)
+        appliance = Appliance(
+            config, cameras={"line": camera}, watchers=(line.scorer, line), first_open_s=0.0, decode_from=LEAST_SCORE
+        )
+        line.appliance = appliance
+        stop = stack.enter_context(stop_on_signals())
+        console.print(f"simulated line, seed {seed}; broker {broker.name} at {broker.url}; Ctrl-C ends")
+        with Subscriber(
+            broker.url, protocol=5 if broker.protocol == "5" else 311, device=config.device.device,
+            on_report=lambda report: line.arrived(report, console, quiet=as_json),
+        ) as subscriber:  # fmt: skip
+            with Live(line.table(), console=console, refresh_per_second=4, get_renderable=line.table):
+                appliance.run(stop)
+                line.wait_for_arrivals(stop)
+            assert subscriber is not None
+    result = line.result()
+    console.print(line.table())
+    console.print(line.words(result))
+    if as_json:
+        emit(result)
+    if result["reports_arrived"] < result["reports"]:
+        raise Refusal(f"{result['reports']} reports were made, only {result['reports_arrived']} arrived")
+
+
+def _config(
+    broker: RunningBroker, state: Path, recipe: Path | None, model: Path | None, provider: str | None, threads: int | None
+) -> Config:
+    config = config_from_options(
+        None, camera="sim", mqtt=broker.url, state=state, provider=provider, threads=threads, recipe=recipe,
+        model=str(model) if model else None,
+    )  # fmt: skip
+    camera = config.camera[0].model_copy(update={"name": "line"})
+    assert config.mqtt is not None
+    mqtt = config.mqtt.model_copy(update={"protocol": 5 if broker.protocol == "5" else 311})
+    return config.model_copy(update={"camera": (camera,), "mqtt": mqtt})
+
+
+class DemoLine:
+    """What the demo counts while it runs: a watcher of the pipeline and of the subscriber."""
+
+    def __init__(self, camera: SimCamera, fps: float, meter: bool) -> None:
+        self.appliance: Appliance
+        self.scorer = Scorer()
+        self.ids: set[str] = set()
+        self._camera = camera
+        self._fps = fps
+        self._meter_wanted = meter
+        self._meter: VideoMeter | None = None
+        self._video_bytes: int | None = None
+        self._arrived = threading.Condition()
+
+    def frame(self, lane: Lane, slot: Slot, looks: list[Look], found: Detections | None) -> None:
+        if not self._meter_wanted:
+            return
+        if self._meter is None:
+            height_px, width_px = slot.pixels.shape[:2]
+            self._meter = VideoMeter(width_px, height_px, self._fps)
+        self._meter.add(slot.pixels)
+
+    def judged(self, lane: Lane, judged: Judged, pixels: Pixels | None) -> None:
+        """The scorer keeps the verdicts."""
+
+    def arrived(self, report: DefectReport, console: Console, *, quiet: bool) -> None:
+        """Called by the subscriber's thread for each report, repeats left out."""
+        with self._arrived:
+            self.ids.add(str(report.id))
+            self._arrived.notify_all()
+        if not quiet:
+            console.print(describe(report))
+
+    def wait_for_arrivals(self, stop: threading.Event) -> None:
+        """Until the subscriber has what was reported, or ARRIVE_S."""
+        wanted = sum(count.ng + count.unknown_total for count in self._counts())
+        until = time.monotonic() + ARRIVE_S
+        with self._arrived:
+            while len(self.ids) < wanted and time.monotonic() < until and not stop.is_set():
+                self._arrived.wait(0.2)
+
+    def _counts(self) -> list[Any]:
+        return [station.counts for station in self.appliance.stations.values()]
+
+    def result(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        if self._meter is not None and self._video_bytes is None:
+            self._video_bytes = self._meter.close()
+        model = next(iter(self.appliance.stations.values())).package.manifest
+        totals = summary(self.appliance)
+        score = self.scorer.score(self._camera.truth(), model.classes)._asdict()
+        saved = 1 - totals["bytes_sent"] / self._video_bytes if self._video_bytes else None
+        return {
+            **totals,
+            **{name: score[name] for name in ("escapes", "overkill", "map50", "parts_missed", "parts_found_twice")},
+            "reports_arrived": len(self.ids),
+            "h264_bytes": self._video_bytes,
+            "bytes_saved": None if saved is None else round(saved, 5),
+        }
+
+    def table(self) -> Table:
+        """What the screen shows, four times a second."""
+        totals = summary(self.appliance)
+        score = self.scorer.score(self._camera.truth(), (), with_map50=False)
+        latency = totals["latency_ms"]
+        video = self._meter.bytes if self._meter else 0
+        table = Table(title="edge-inspect demo: simulated line")
+        for heading in ("parts", "OK", "NG", "UNKNOWN", "escapes", "overkill", "p50 / p99 / max ms", "sent", "H.264 would be"):
+            table.add_column(heading, justify="right")
+        table.add_row(
+            str(totals["parts"]), f"[green]{totals['ok']}", f"[red]{totals['ng']}", f"[yellow]{totals['unknown']}",
+            str(score.escapes), str(score.overkill),
+            " / ".join("-" if latency[key] is None else f"{latency[key]:.0f}" for key in ("p50", "p99", "max")),
+            size(totals["bytes_sent"]), size(video) if video else "-",
+        )  # fmt: skip
+        return table
+
+    @staticmethod
+    def words(result: dict[str, Any]) -> str:
+        saved = f", {result['bytes_saved']:.2%} less than H.264" if result["bytes_saved"] is not None else ""
+        return (
+            f"{result['parts']} parts: {result['escapes']} escapes, {result['overkill']} overkill (exact: the simulator "
+            f"knows); {result['reports_arrived']} of {result['reports']} reports arrived, "
+            f"{size(result['bytes_sent'])} sent{saved}; {result['model']} on {result['provider']}"
+        )
+
+
+def size(count_bytes: float) -> str:
+    """1536 -> `1.5 kB`"""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count_bytes < 1000 or unit == "GB":
+            return f"{count_bytes:.0f} B" if unit == "B" else f"{count_bytes:.1f} {unit}"
+        count_bytes /= 1000
+    raise AssertionError
