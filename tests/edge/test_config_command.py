@@ -93,7 +93,7 @@ def test_show_json_is_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ("line", "says"),
     [
         ('recipe = "broken.toml"', "broken.toml: key `clases`"),
-        ('recipe = "strange.toml"', "the model knows"),
+        ('recipe = "strange.toml"', "key `classes.unicorn`"),
         ('source = "gone.mp4"', "key `camera[0].source`"),
         ('source = "sim:sed=3"', "did you mean seed"),
         ('source = "sim"\nmodel = "no-such-model"', "key `camera[0].model`"),
