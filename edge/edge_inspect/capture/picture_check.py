@@ -1,16 +1,17 @@
-"""Pictures that cannot be judged although they arrived whole: frozen, black, white, noise. And slow drift.
+"""Pictures that cannot be judged although they arrived whole: frozen, black, white, garbage. And slow drift.
 
 1. A few rows spread over the picture are looked at, never all of it: about 0.03 ms at 1080p, nothing of the picture's
    size is allocated.
 2. Frozen: the same bytes several times in a row. A sensor's noise never repeats, so this is a driver, a bridge or a
    decoder that repeats itself. Recordings repeat rightly; do not ask this of them.
 3. White means saturated everywhere (255, no grain). A light belt without a part on it, evenly 250, is not white.
-   Black means no light (a cap, a dead lamp). Noise means bytes that are no picture.
+   Black means no light (a cap, a dead lamp). Garbage means bytes that are no picture: random, or one strong colour
+   without any grain.
 4. Drift is a hint for people, over minutes: darker, brighter, flat or blurred against the first pictures since the
    start. Only pictures with something on them count, so that an empty belt is not drift.
 
     check = PictureCheck(1080, 1920)
-    reason = check.check(pixels)        # "" or frozen, black, white, noise
+    reason = check.check(pixels)        # "" or frozen, black, white, garbage
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from numpy.typing import NDArray
 from edge_inspect.capture.protocol import Pixels
 
 _ROWS = 24
+_COLOURED = 25.0
+"""Spread of the three channels of an even picture; grey and light belts are far below, filled bytes far above."""
 
 
 class PictureCheck:
@@ -41,7 +44,7 @@ class PictureCheck:
         drift_frames: int = 500,
     ) -> None:
         """`frozen_frames`: so many equal pictures in a row are frozen. Levels are 0 to 255: the mean of the pixels; for
-        noise the mean step from a pixel to its neighbour. `drift_frames`: how many pictures baseline and present span.
+        garbage the mean step from a pixel to its neighbour. `drift_frames`: how many pictures a mean of drift spans.
         """
         if frozen_frames < 2:
             raise ValueError(f"frozen_frames is {frozen_frames}; at least 2: one picture alone cannot be frozen")
@@ -60,7 +63,7 @@ class PictureCheck:
         self._drift = Drift(drift_frames)
 
     def check(self, pixels: Pixels) -> str:
-        """Why this picture must not be judged: frozen, black, white, noise; "" if it may. `pixels`: (h, w, 3) uint8."""
+        """Why `pixels` (height, width, 3) must not be judged: frozen, black, white, garbage; "" if they may."""
         if pixels.shape != self._shape:
             raise ValueError(f"a picture of shape {pixels.shape} came, {self._shape} was agreed")
         rows = pixels.reshape(self._shape[0], -1)[self._first :: self._step][: len(self._rows)]
@@ -81,7 +84,9 @@ class PictureCheck:
         if look.light >= self._bright_level and look.contrast <= 1.0:
             return "white"
         if look.grain >= self._noise_level:
-            return "noise"
+            return "garbage"
+        if look.grain == 0.0 and look.contrast >= _COLOURED:
+            return "garbage"
         return ""
 
     def drift(self) -> str:

@@ -10,13 +10,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Callable, Iterator
 
-from edge_inspect.capture.v4l2_node import Found, Identity, Node, can_stream, nodes, stable_names
+from edge_inspect.capture.v4l2_node import Identity, Node, can_stream, nodes, stable_names
 from edge_inspect.errors import BadSource, CameraLost
 
 
 class Finder:
+    """Opens the camera at `path`, and afterwards that same camera wherever it is."""
+
     def __init__(self, path: str) -> None:
         self._path = path
         self._known: Identity | None = None
@@ -37,60 +40,64 @@ class Finder:
         known = self._known
         if known is None:
             return self._first(), []
-        for path, identity in self._candidates():
-            if identity.is_same_camera(known):
-                return Node(path), []
+        for path in (self._path, *self._names, *self._others()):
+            node = self._open_if(path, known.is_same_camera)
+            if node is not None:
+                return node, []
         return self._stand_in(known)
 
     def _first(self) -> Node:
+        others = any(found.captures for found in nodes(without=self._path))
         node = Node(self._path)
         try:
             identity, able = node.capability()
             if not can_stream(able):
                 raise BadSource(f"{self._path}: {identity} does not stream pictures (a metadata or output node?)")
-            others = {found.identity.bus_info for found in nodes() if found.captures} - {identity.bus_info}
-            self._known, self._names, self._alone = identity, stable_names(self._path), not others
         except BaseException:
             node.close()
             raise
+        self._known, self._names, self._alone = identity, stable_names(self._path), not others
         return node
 
-    def _candidates(self) -> Iterator[tuple[str, Identity]]:
-        for path in (self._path, *self._names):
-            if (identity := self._ask(path)) is not None:
-                yield path, identity
-        for found in nodes():
-            if found.captures and self._ask(found.path) is not None:
-                yield found.path, found.identity
+    def _others(self) -> Iterator[str]:
+        return (found.path for found in nodes(without=self._path) if found.captures)
 
-    def _ask(self, path: str) -> Identity | None:
-        """Who streams pictures in our format there; None: nobody."""
+    def _open_if(self, path: str, is_wanted: Callable[[Identity], bool]) -> Node | None:
+        """The node at `path`, opened, if a wanted camera streams in our format there. Raises OSError when busy."""
         try:
             node = Node(path)
-        except OSError:
+        except OSError as err:
+            if err.errno == errno.EBUSY and path == self._path:
+                raise
             return None
         try:
             identity, able = node.capability()
             formats = node.pixel_formats()
         except OSError:
-            return None
-        finally:
             node.close()
-        return identity if can_stream(able) and (not formats or self._fourcc in ("", *formats)) else None
+            return None
+        if can_stream(able) and is_wanted(identity) and (not formats or self._fourcc in ("", *formats)):
+            return node
+        node.close()
+        return None
 
     def _stand_in(self, known: Identity) -> tuple[Node, list[str]]:
         """The two exceptions of the module's third promise."""
-        there = self._ask(self._path)
-        if there is not None and known.bus_info in ("", there.bus_info):
-            self._known = there
-            return Node(self._path), [f"another camera on the same port: {there} instead of {known}"]
+        replaced = self._open_if(self._path, lambda found: known.bus_info in ("", found.bus_info))
+        if replaced is not None:
+            return self._adopt(replaced, f"another camera on the same port: it was {known}")
         cameras = [found for found in nodes() if found.captures]
-        if self._alone and len(cameras) == 1 and cameras[0].identity.card == known.card:
-            return self._moved(cameras[0], known)
-        found = ", ".join(f"{camera.path} ({camera.identity})" for camera in cameras) or "none"
-        raise CameraLost(f"{self._path}: waiting for {known}; cameras found: {found}")
+        if self._alone and len(cameras) == 1:
+            moved = self._open_if(cameras[0].path, lambda found: found.card == known.card)
+            if moved is not None:
+                return self._adopt(moved, f"the camera moved to another port: it was {known}")
+        listed = ", ".join(f"{camera.path} ({camera.identity})" for camera in cameras) or "none"
+        raise CameraLost(f"{self._path}: waiting for {known}; cameras found: {listed}")
 
-    def _moved(self, camera: Found, known: Identity) -> tuple[Node, list[str]]:
-        node = Node(camera.path)
-        self._known = camera.identity
-        return node, [f"the camera moved: {camera.identity}, it was on {known.bus_info}"]
+    def _adopt(self, node: Node, note: str) -> tuple[Node, list[str]]:
+        try:
+            self._known, _ = node.capability()
+        except BaseException:
+            node.close()
+            raise
+        return node, [note]

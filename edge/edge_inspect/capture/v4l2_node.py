@@ -137,10 +137,12 @@ def can_stream(able: int) -> bool:
     return bool(able & raw.Capability.VIDEO_CAPTURE) and bool(able & raw.Capability.STREAMING)
 
 
-def nodes() -> Iterator[Found]:
-    """Every /dev/video* that can be opened and is a V4L2 device, in order of its number."""
+def nodes(without: str = "") -> Iterator[Found]:
+    """Every /dev/video* but `without` that can be opened and is a V4L2 device, in order of its number."""
     for number in range(_SCANNED):
         path = f"/dev/video{number}"
+        if path == without:
+            continue
         try:
             node = Node(path)
         except OSError:

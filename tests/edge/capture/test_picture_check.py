@@ -1,4 +1,4 @@
-"""Frozen, black, white and noise are told; an empty light belt, grain and recordings of real lines are not."""
+"""Frozen, black, white and garbage are told; an empty light belt, grain and recordings of real lines are not."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def reason(picture: Picture, **levels: float) -> str:
         (grained(253, 1, 1.0), ""),
         (part(1), ""),
         (part(1, 250), ""),
-        (np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8), "noise"),
+        (np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8), "garbage"),
         (grained(128, 3, 15.0), ""),
     ],
 )
@@ -63,9 +63,14 @@ def test_a_lit_part_on_a_black_belt_is_not_black() -> None:
     assert reason(picture) == ""
 
 
-def test_random_bytes_read_as_yuyv_are_noise() -> None:
+def test_random_bytes_read_as_yuyv_are_garbage() -> None:
     yuyv = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 2), dtype=np.uint8)
-    assert reason(cv2.cvtColor(yuyv, cv2.COLOR_YUV2BGR_YUYV)) == "noise"
+    assert reason(cv2.cvtColor(yuyv, cv2.COLOR_YUV2BGR_YUYV)) == "garbage"
+
+
+@pytest.mark.parametrize("byte", [0x55, 0x5A, 0xAA, 0xFF])
+def test_one_byte_repeated_as_yuyv_is_garbage(byte: int) -> None:
+    assert reason(cv2.cvtColor(np.full((HEIGHT, WIDTH, 2), byte, np.uint8), cv2.COLOR_YUV2BGR_YUYV)) == "garbage"
 
 
 def test_the_fifth_equal_picture_is_frozen_until_one_differs() -> None:

@@ -318,7 +318,9 @@ def test_while_ours_is_away_the_message_names_who_is_there_instead(tmp_path: Pat
 
 def test_a_replaced_camera_on_the_same_port_is_taken_with_a_note(tmp_path: Path) -> None:
     seen = read(camera(tmp_path, "YUYV", "fault 5 unplug 50 0", "back-as Newer Camera,usb-shim-0"), reopen_s=5)
-    assert "instead of Shim Camera" in of(seen, "open")[1]["settings"]["note"]
+    settings = of(seen, "open")[1]["settings"]
+    assert settings["card"] == "Newer Camera"
+    assert settings["note"] == "another camera on the same port: it was Shim Camera on usb-shim-0"
 
 
 @pytest.mark.parametrize("node", [0, 3])
@@ -413,7 +415,7 @@ def test_two_hundred_opens_leave_no_file_no_mapping_and_no_memory(tmp_path: Path
     (told,) = read(camera(tmp_path, fourcc), cycles=200)
     (rss_before, files_before, maps_before), (rss_after, files_after, maps_after) = told["before"], told["after"]
     assert files_after == files_before
-    assert maps_after <= maps_before + 2
+    assert maps_after == maps_before == 0
     assert rss_after - rss_before < 1_000_000
 
 
@@ -424,5 +426,4 @@ def test_forty_losses_leave_no_file_and_no_mapping(tmp_path: Path, fault: str) -
     seen = read(shim, frames=70, reopen_s=5)
     counted = [(entry["files"], entry["mappings"]) for entry in of(seen, "open")]
     assert len(counted) > 25
-    assert counted[-1][0] == counted[1][0]
-    assert counted[-1][1] <= counted[1][1] + 2
+    assert set(counted[1:]) == {counted[1]}
