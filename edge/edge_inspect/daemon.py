@@ -271,7 +271,7 @@ def _die_of(name: str) -> NoReturn:
 
 
 def _join(threads: Sequence[Thread], stop: threading.Event | None) -> None:
-    """Stop these threads (None: they end by themselves) and wait; one that does not end is left to the process's end."""
+    """Stop these threads (None: they end alone) and wait; one that does not end is left to the process's end."""
     if stop is not None:
         stop.set()
     until = time.monotonic() + JOIN_S

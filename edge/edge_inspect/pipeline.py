@@ -104,7 +104,7 @@ class Lane:
 
 
 class Watcher(Protocol):
-    """Sees each inspected frame while its slot is still leased: annotated videos, galleries, scores. Not for the line."""
+    """Sees each frame while its slot is still leased: annotated videos, galleries, scores. Not for the line."""
 
     def frame(self, lane: Lane, slot: Slot, looks: list[Look], found: Detections | None) -> None: ...
 

@@ -42,7 +42,7 @@ class Identity:
 
 
 def defect_report(lane: Lane, judged: Judged, who: Identity, pixels: Pixels | None) -> wire.DefectReport:
-    """The report of a part that is NG or UNKNOWN; the outbox numbers it. `pixels`: the frame the verdict rests on, or None."""
+    """The report of a part that is not OK; the outbox numbers it. `pixels`: the frame the verdict rests on, or None."""
     verdict_utc_ns = judged.captured_utc_ns + judged.verdict_ns - judged.captured_ns
     return wire.DefectReport(
         device=who.topics.device,
@@ -103,7 +103,7 @@ def _stages(judged: Judged) -> wire.StageTimes | None:
 
 
 def thumbnail(lane: Lane, judged: Judged, pixels: Pixels) -> wire.Thumbnail | None:
-    """A JPEG of the defects (of the whole part when there are none) within the recipe's budget, or None if none fits."""
+    """A JPEG of the defects (of the part when there are none) within the recipe's budget, or None if none fits."""
     x0, y0, x1, y1 = _crop(judged, pixels.shape[1], pixels.shape[0])
     width_px, height_px = x1 - x0, y1 - y0
     scale = min(1.0, lane.recipe.report.thumbnail_px / max(width_px, height_px))

@@ -29,7 +29,7 @@ LEAST_STALL_S = 2.0
 
 
 class Grabber:
-    """Owns `camera` and the filling side of its ring. `prepare(format)` builds the ring when the size is first known."""
+    """Owns `camera` and the filling side of its ring. `prepare(format)` builds the ring once the size is known."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Grabber:
         self._stall_s = stall_s
 
     def run(self, stop: threading.Event) -> None:
-        """Grab until `stop` or until a file ends. Raises BadSource, or CameraLost if the first opening took too long."""
+        """Grab until `stop` or until a file ends. Raises BadSource; CameraLost if the first opening took too long."""
         started = time.monotonic()
         wait_s = FIRST_WAIT_S
         try:
@@ -99,7 +99,10 @@ class Grabber:
             self.beat_ns = None  # building an engine may take minutes, and that is no hang
             self._ring = self._prepare(form)
             self._beat()
-        elif self.format is not None and (form.width_px, form.height_px) != (self.format.width_px, self.format.height_px):
+        elif self.format is not None and (form.width_px, form.height_px) != (
+            self.format.width_px,
+            self.format.height_px,
+        ):
             raise FormatChanged(
                 f"camera {self.name} ({self.camera.label}) came back with {form.width_px}x{form.height_px} px, "
                 f"the line runs with {self.format.width_px}x{self.format.height_px}; waiting for that size, or restart"

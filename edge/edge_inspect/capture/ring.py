@@ -99,7 +99,9 @@ class Ring:
         self._using = _Using(self)
 
     def fill(self, timeout_s: float) -> _Filling:
-        """Lease a slot to write into; `None` inside the `with` when none is free (policy `every`: in time) or the ring is closed.
+        """Lease a slot to write into; `None` inside the `with` when the ring is closed or none is free.
+
+        Policy `every` waits up to `timeout_s` for one.
 
         Leaving the block normally makes the frame READY; `lease.discard()` or an exception gives the slot back unused.
         """
@@ -170,7 +172,7 @@ class Ring:
             self._changed.notify_all()
 
     def refuse(self, captured_ns: int) -> None:
-        """Policy `trigger`: the frame in `spare` came while every slot was busy. It counts as grabbed and as overrun."""
+        """Policy `trigger`: the frame in `spare` came while every slot was busy. It counts as grabbed and overrun."""
         with self._changed:
             self.grabbed += 1
             self.overrun += 1
@@ -197,7 +199,9 @@ class Ring:
     @staticmethod
     def _move(slot: Slot, expected: State, then: State) -> None:
         if slot.state is not expected:
-            raise RuntimeError(f"slot {slot.number} is {slot.state.value}, expected {expected.value}: two hands on one slot")
+            raise RuntimeError(
+                f"slot {slot.number} is {slot.state.value}, expected {expected.value}: two hands on one slot"
+            )
         slot.state = then
 
 
@@ -252,7 +256,7 @@ class _Using:
 
 
 def _lock_into_ram(memory: Pixels) -> bool:
-    """mlock(2) the ring, so that no frame waits for a page; False where the limit (RLIMIT_MEMLOCK) does not allow it."""
+    """mlock(2) the ring, so that no frame waits for a page; False where RLIMIT_MEMLOCK does not allow it."""
     if os.name != "posix":
         return False
     libc = ctypes.CDLL(ctypes.util.find_library("c") or "libc.so.6", use_errno=True)

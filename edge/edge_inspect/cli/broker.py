@@ -1,6 +1,6 @@
 """A broker for the demo when none is given: Debian's mosquitto if it is installed, else amqtt from the extra `demo`.
 
-It listens on a free port of 127.0.0.1, keeps nothing, and ends with the `with` block. For a real line use a real broker.
+It listens on a free port of 127.0.0.1, keeps nothing, and ends with the `with` block. For a line use a real broker.
 """
 
 from __future__ import annotations

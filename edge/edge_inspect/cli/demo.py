@@ -67,7 +67,9 @@ def demo(
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Another seed, other plates.")] = 0,
     ng_share: Annotated[float, typer.Option(metavar="SHARE", min=0, max=1, help="Share of defective plates.")] = 0.2,
     fps: Annotated[float, typer.Option(min=1, max=240, help="Frames a second of the simulated camera.")] = 25.0,
-    fast: Annotated[bool, typer.Option("--fast", help="As fast as this machine can, not at the camera's pace.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="As fast as this machine can, not at the camera's pace.")
+    ] = False,
     meter: Annotated[bool, typer.Option(help="Compare with an H.264 stream of the same pictures.")] = True,
     mqtt: MqttUrl = None,
     recipe: RecipeFile = None,
@@ -110,7 +112,12 @@ def demo(
 
 
 def _config(
-    broker: RunningBroker, state: Path, recipe: Path | None, model: Path | None, provider: str | None, threads: int | None
+    broker: RunningBroker,
+    state: Path,
+    recipe: Path | None,
+    model: Path | None,
+    provider: str | None,
+    threads: int | None,
 ) -> Config:
     config = config_from_options(
         None, camera="sim", mqtt=broker.url, state=state, provider=provider, threads=threads, recipe=recipe,
@@ -189,7 +196,17 @@ class DemoLine:
         latency = totals["latency_ms"]
         video = self._meter.bytes if self._meter else 0
         table = Table(title="edge-inspect demo: simulated line")
-        for heading in ("parts", "OK", "NG", "UNKNOWN", "escapes", "overkill", "p50 / p99 / max ms", "sent", "H.264 would be"):
+        for heading in (
+            "parts",
+            "OK",
+            "NG",
+            "UNKNOWN",
+            "escapes",
+            "overkill",
+            "p50 / p99 / max ms",
+            "sent",
+            "H.264 would be",
+        ):
             table.add_column(heading, justify="right")
         table.add_row(
             str(totals["parts"]), f"[green]{totals['ok']}", f"[red]{totals['ng']}", f"[yellow]{totals['unknown']}",
@@ -203,8 +220,8 @@ class DemoLine:
     def words(result: dict[str, Any]) -> str:
         saved = f", {result['bytes_saved']:.2%} less than H.264" if result["bytes_saved"] is not None else ""
         return (
-            f"{result['parts']} parts: {result['escapes']} escapes, {result['overkill']} overkill (exact: the simulator "
-            f"knows); {result['reports_arrived']} of {result['reports']} reports arrived, "
+            f"{result['parts']} parts: {result['escapes']} escapes, {result['overkill']} overkill (the simulator knows "
+            f"exactly); {result['reports_arrived']} of {result['reports']} reports arrived, "
             f"{size(result['bytes_sent'])} sent{saved}; {result['model']} on {result['provider']}"
         )
 

@@ -31,9 +31,11 @@ h1 { font-size: 1.5rem; margin-bottom: .2rem } .sub { opacity: .7; margin-top: 0
 dl { display: flex; flex-wrap: wrap; gap: .6rem 2rem; padding: 1rem; border: 1px solid var(--line); border-radius: 8px }
 dt { font-size: .8rem; opacity: .7 } dd { margin: 0; font-size: 1.35rem; font-variant-numeric: tabular-nums }
 .parts { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1rem }
-figure { margin: 0; border: 1px solid var(--line); border-left: 5px solid var(--ng); border-radius: 8px; overflow: hidden }
+figure { margin: 0; border: 1px solid var(--line); border-left: 5px solid var(--ng); border-radius: 8px }
+figure { overflow: hidden }
 figure.unknown { border-left-color: var(--unknown) } img { width: 100%; display: block }
-figcaption { padding: .5rem .8rem; font-size: .9rem } figcaption b { color: var(--ng) } .unknown figcaption b { color: var(--unknown) }
+figcaption { padding: .5rem .8rem; font-size: .9rem } figcaption b { color: var(--ng) }
+.unknown figcaption b { color: var(--unknown) }
 footer { margin: 2rem 0; font-size: .85rem; opacity: .7 }
 """
 
@@ -94,7 +96,8 @@ class Gallery:
 def _figures(result: Mapping[str, Any]) -> str:
     shown = {
         "parts": result["parts"], "OK": result["ok"], "NG": result["ng"], "UNKNOWN": result["unknown"],
-        "escapes": result["escapes"], "overkill": result["overkill"], "mAP50": result["map50"], "frames": result["frames"],
+        "escapes": result["escapes"], "overkill": result["overkill"],
+        "mAP50": result["map50"], "frames": result["frames"],
     }  # fmt: skip
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in shown.items() if value is not None)
     return f"<dl>{cells}</dl>"

@@ -67,13 +67,13 @@ def show(model: Model = DEFAULT_MODEL, json: AsJson = False) -> None:
 def verify(
     model: Model = DEFAULT_MODEL,
     run: Annotated[bool, typer.Option("--run", help="Also load it and ask the golden pictures.")] = False,
-    provider: ProviderName = "auto",
+    provider: ProviderName = None,
     json: AsJson = False,
 ) -> None:
     """Check every byte and each ONNX file's contract; with --run its known answers too. Exit code 1: not to be run."""
     try:
         package = ModelPackage.load(find_model(model))
-        ran_on = _ask_golden(package, check_provider(provider)) if run else None
+        ran_on = _ask_golden(package, check_provider(provider) or "auto") if run else None
     except BadModel as err:
         if json:
             emit({"ok": False, "code": err.code, "error": " ".join(str(err).split()), "model": str(model)})

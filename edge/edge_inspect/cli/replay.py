@@ -1,7 +1,8 @@
 """`edge-inspect replay SOURCE`: a recording through the whole appliance, losslessly and repeatably.
 
-What is written into `--out`: report.jsonl (what would have left the edge, in the wire format, with media time instead of
-clocks, so that two runs are byte-identical), parts.jsonl (every part), index.html (pictures of the NG parts), summary.json.
+What is written into `--out`: report.jsonl (what would have left the edge, in the wire format; media time instead of
+clocks, so that two runs are byte-identical), parts.jsonl (every part), index.html (pictures of the parts that were not
+OK), summary.json.
 """
 
 from __future__ import annotations

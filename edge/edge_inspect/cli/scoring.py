@@ -1,6 +1,6 @@
 """Verdicts against the truth, in the plant's words: escapes and overkill; and mAP50 as everyone computes it.
 
-1. A part of the truth counts once its way through the picture is over; a recording cut short is not held against anyone.
+1. A part of the truth counts once its way through the picture is over; a recording cut short is nobody's escape.
 2. Escape: a defective part that was passed as OK, or that was never found. Overkill: a good part that was rejected.
    UNKNOWN is neither, and is counted apart.
 3. mAP50 comes from pycocotools, over the frames that were inspected, all detections down to LEAST_SCORE.

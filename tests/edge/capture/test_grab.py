@@ -18,7 +18,7 @@ Step = Callable[[], Read]
 
 
 class ScriptedCamera:
-    """Plays a list of steps: "frame", "nothing", "lost", "refused", "busy" (opening fails); then ends, or goes on with nothing."""
+    """Plays steps: "frame", "nothing", "lost", "refused", "busy" (opening fails); then ends, or gives nothing."""
 
     label = "scripted"
 
