@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from edge_inspect.cli.options import AsJson, MqttUrl, ProviderName, StateDir, ThreadCount
+from edge_inspect.cli.options import AsJson, ModelDir, MqttUrl, ProviderName, StateDir, ThreadCount
 from edge_inspect.cli.output import emit
 from edge_inspect.config import config_from_options, load_config
 from edge_inspect.health.doctor import examine
@@ -29,8 +29,9 @@ def doctor(
     camera: Annotated[str | None, typer.Option("--camera", metavar="SOURCE", help="Check this camera.")] = None,
     mqtt: MqttUrl = None,
     state: StateDir = None,
-    provider: ProviderName = "auto",
-    threads: ThreadCount = 0,
+    model: ModelDir = None,
+    provider: ProviderName = None,
+    threads: ThreadCount = None,
     as_json: AsJson = False,
 ) -> None:
     """Check Python, runtime, model, cameras, disk, clock and broker; each line says how to mend what is wrong.
@@ -43,8 +44,9 @@ def doctor(
         camera=camera or (None if base else "sim"),
         mqtt=mqtt,
         state=state,
-        provider=None if provider == "auto" else provider,
-        threads=threads or None,
+        provider=provider,
+        threads=threads,
+        model=model,
     )
     console = Console(stderr=as_json, soft_wrap=True, highlight=False)
     findings = []

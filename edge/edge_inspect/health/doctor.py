@@ -1,6 +1,7 @@
 """Is this box fit to inspect? Every check is one finding: ok, warn or fail, what was seen, how to mend it.
 
-1. Nothing is changed: a probe file in the state directory is removed again, a camera is opened and let go.
+1. Nothing is changed, but that a missing state directory is made: the probe file in it is removed again, a camera is
+   opened and let go.
 2. A check never hides another: each runs, whatever the others found.
 3. What a check judges (texts of /proc, limits, offers of the runtimes) is an argument of it, so that any box can be
    played to it.
@@ -15,7 +16,7 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge_inspect.config import Config
+from edge_inspect.config import CameraConfig, Config
 from edge_inspect.health.check_box import check_camera, check_cameras_there, check_clock, check_mlock, check_state_dir
 from edge_inspect.health.check_broker import check_broker, check_secrets
 from edge_inspect.health.check_runtime import (
@@ -42,8 +43,8 @@ def examine(config: Config, *, any_camera: bool = False) -> Iterator[Finding]:
     """
     yield check_python(python_version())
     yield from _examine_runtime(config)
-    for name in sorted({camera.model or config.model.dir or "" for camera in config.camera}):
-        yield from check_model(name or None, config.model.provider, config.model.threads)
+    for name, source in sorted({_model_and_size(config, camera) for camera in config.camera}):
+        yield from check_model(name or None, config.model.provider, config.model.threads, source)
     if any_camera:
         yield check_cameras_there()
     else:
@@ -53,6 +54,10 @@ def examine(config: Config, *, any_camera: bool = False) -> Iterator[Finding]:
     yield check_clock()
     yield check_broker(config.mqtt, config.device.device)
     yield check_secrets(_secret_files(config))
+
+
+def _model_and_size(config: Config, camera: CameraConfig) -> tuple[str, tuple[int, int]]:
+    return camera.model or config.model.dir or "", (camera.height or 1080, camera.width or 1920)
 
 
 def _examine_runtime(config: Config) -> Iterator[Finding]:

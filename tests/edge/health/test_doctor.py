@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.mosquitto import Mosquitto
+from tests.sim.tiny_model import write_tiny_package
 
 from edge_inspect.cli import run_command
 from edge_inspect.config import MqttConfig, config_from_options
@@ -120,8 +122,21 @@ def test_gpu_and_jetson_are_seen_in_proc(tmp_path: Path) -> None:
     assert is_jetson(tmp_path)
 
 
+def test_model_that_answers_rightly_is_timed(tmp_path: Path) -> None:
+    findings = list(check_model(str(write_tiny_package(tmp_path / "tiny")), "cpu", 1, (1080, 1920)))
+    assert [finding.state for finding in findings] == [State.OK, State.OK]
+    assert findings[1].what.startswith("right on cpu, 160x96, ")
+
+
+def test_model_that_was_touched_fails(tmp_path: Path) -> None:
+    package = write_tiny_package(tmp_path / "tiny")
+    (package / "model.onnx").write_bytes((package / "model.onnx").read_bytes()[:-1] + b"x")
+    (finding,) = check_model(str(package), "cpu", 1, (1080, 1920))
+    assert (finding.check, finding.state) == ("model", State.FAIL)
+
+
 def test_model_that_is_not_there_fails_and_says_so_in_one_line(tmp_path: Path) -> None:
-    (finding,) = check_model(str(tmp_path / "none"), "auto", 0)
+    (finding,) = check_model(str(tmp_path / "none"), "auto", 0, (1080, 1920))
     assert finding.state is State.FAIL
     assert "\n" not in finding.what
 
@@ -215,6 +230,14 @@ def test_no_broker_is_a_warning_and_a_dead_one_fails() -> None:
     assert finding.state is State.FAIL
     assert "127.0.0.1" in finding.what
     assert "\n" not in finding.what
+
+
+def test_living_broker_takes_us_and_one_with_passwords_does_not(new_mosquitto: Callable[..., Mosquitto]) -> None:
+    open_to_all, closed = new_mosquitto().start(), new_mosquitto(anonymous=False).start()
+    for protocol, name in ((5, "MQTT 5"), (311, "MQTT 3.1.1")):
+        finding = check_broker(MqttConfig(url=open_to_all.url, protocol=protocol), "edge")
+        assert (finding.state, name in finding.what) == (State.OK, True)
+        assert check_broker(MqttConfig(url=closed.url, protocol=protocol), "edge").state is State.FAIL
 
 
 def test_secret_that_others_may_read_is_a_warning(tmp_path: Path) -> None:
