@@ -1,0 +1,64 @@
+"""The tiny network and a recipe for it, and a whole appliance around drawn pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_inspect.capture.protocol import Camera
+from edge_inspect.config import config_from_options
+from edge_inspect.daemon import Appliance
+from tests.line.drawn import Notes
+from tests.sim.tiny_model import write_tiny_package
+
+RECIPE = """
+name = "spots"
+version = "1"
+[classes.scratch]
+threshold = 0.5
+[part]
+mode = "frame"
+"""
+
+Build = Callable[..., tuple[Appliance, Notes]]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_package(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def poisoned_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_package(tmp_path_factory.mktemp("poisoned"), name="poisoned", poison=True)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "spots.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def build(tmp_path: Path, tiny_model: Path, recipe: Path) -> Build:
+    """Build an appliance around cameras by name; what it tells is noted."""
+
+    def appliance(
+        cameras: Mapping[str, Camera], *, model: Path | None = None, deliver: bool = False, **options: Any
+    ) -> tuple[Appliance, Notes]:
+        config = config_from_options(
+            camera="sim", state=tmp_path / "state", provider="cpu", threads=1, recipe=recipe, model=str(model or tiny_model)
+        )
+        first = config.camera[0]
+        named = tuple(first.model_copy(update={"name": name}) for name in cameras)
+        notes = Notes()
+        built = Appliance(
+            config.model_copy(update={"camera": named}), cameras=cameras, watchers=(notes,), deliver=deliver, **options
+        )
+        return built, notes
+
+    return appliance
