@@ -8,6 +8,7 @@ one frame old does no harm). Durations go into log-spaced buckets of constant si
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ class Durations:
     __slots__ = ("_counts", "count", "max_ns", "total_ns")
 
     def __init__(self) -> None:
-        self._counts = [0] * BUCKETS
+        self._counts = array("Q", bytes(8 * BUCKETS))
         self.count = 0
         self.max_ns = 0
         self.total_ns = 0
@@ -37,7 +38,8 @@ class Durations:
 
     def include(self, other: Durations) -> None:
         """Add everything that `other` has counted."""
-        self._counts = [mine + theirs for mine, theirs in zip(self._counts, other._counts, strict=True)]
+        for bucket, count in enumerate(other._counts):
+            self._counts[bucket] += count
         self.count += other.count
         self.total_ns += other.total_ns
         self.max_ns = max(self.max_ns, other.max_ns)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.line.drawn import Notes
+from tests.sim.tiny_model import write_tiny_package
 
 from edge_inspect.capture.protocol import Camera
 from edge_inspect.config import config_from_options
 from edge_inspect.daemon import Appliance
-from tests.line.drawn import Notes
-from tests.sim.tiny_model import write_tiny_package
 
 RECIPE = """
 name = "spots"
@@ -51,7 +51,12 @@ def build(tmp_path: Path, tiny_model: Path, recipe: Path) -> Build:
         cameras: Mapping[str, Camera], *, model: Path | None = None, deliver: bool = False, **options: Any
     ) -> tuple[Appliance, Notes]:
         config = config_from_options(
-            camera="sim", state=tmp_path / "state", provider="cpu", threads=1, recipe=recipe, model=str(model or tiny_model)
+            camera="sim",
+            state=tmp_path / "state",
+            provider="cpu",
+            threads=1,
+            recipe=recipe,
+            model=str(model or tiny_model),
         )
         first = config.camera[0]
         named = tuple(first.model_copy(update={"name": name}) for name in cameras)
