@@ -49,11 +49,16 @@ def numbered(count: int, width: int, height: int) -> list[NDArray[np.uint8]]:
 def _numbered(number: int, width: int, height: int) -> NDArray[np.uint8]:
     picture = np.random.default_rng(number).integers(90, 150, (height, width, 3), dtype=np.uint8)
     picture = cv2.blur(picture, (5, 5))
+    draw_number(picture, number)
+    return picture
+
+
+def draw_number(picture: NDArray[np.uint8], number: int) -> None:
+    """Write the number into the top and the bottom rows, for `numbers_in` to read."""
     bits = [1, 0, *((number >> bit) & 1 for bit in range(BITS)), 0, 1]
-    edges = np.linspace(0, width, len(bits) + 1).astype(int)
+    edges = np.linspace(0, picture.shape[1], len(bits) + 1).astype(int)
     for bit, left, right in zip(bits, edges[:-1], edges[1:], strict=True):
         picture[:_ROWS_PX, left:right] = picture[-_ROWS_PX:, left:right] = 230 if bit else 25
-    return picture
 
 
 def numbers_in(pixels: NDArray[np.uint8]) -> tuple[int | None, int | None]:

@@ -70,6 +70,7 @@ class V4L2Camera:
         self._node: Node | None = None
         self._running: _Running | None = None
         self._headers_differ = False
+        self._has_given = False
 
     def open(self) -> Format:
         """Find the camera, set what was asked, start the stream. `settings`: what the driver holds now.
@@ -113,11 +114,15 @@ class V4L2Camera:
         if self._running is None:
             raise CameraLost(f"{self.label}: the camera is not open")
         try:
-            return self._running.read_into(pixels, stamp)
+            read = self._running.read_into(pixels, stamp)
         except OSError as err:
             raise explain(self.label, err, was_there=True) from err
         finally:
             self._headers_differ = self._running.headers_differ
+        if read is Read.FRAME and not self._has_given:
+            self._has_given = True
+            stamp.missed = 0  # what passed before the first picture of all was nobody's
+        return read
 
     def close(self) -> None:
         if self._running is not None:
