@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import select
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from edge_inspect.delivery.link_errors import LinkLost
 from edge_inspect.errors import BadConfig
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
+REFUSAL_WAIT_S = 0.3
 ALLOWED = "mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
 
 
@@ -88,11 +90,29 @@ class Broker:
 
 
 class _TlsSocket(ssl.SSLSocket):
-    """Closes itself when the handshake fails; paho forgets it then."""
+    """Closes itself when the handshake fails (paho forgets it then), and hears a refusal that comes right after it."""
 
     def do_handshake(self, block: bool = False) -> None:
         try:
             super().do_handshake(block)
+            if self.version() == "TLSv1.3":
+                self._hear_refusal()
         except BaseException:
             self.close()
             raise
+
+    def _hear_refusal(self) -> None:
+        """In TLS 1.3 we are done before the peer has looked at our certificate. Its alert would be lost if we wrote
+        first and met a closed connection; a peer that accepts us sends session tickets at this point."""
+        ready = select.poll()
+        ready.register(self, select.POLLIN)
+        if not ready.poll(REFUSAL_WAIT_S * 1000):
+            return
+        timeout_s = self.gettimeout()
+        self.setblocking(False)
+        try:
+            self.recv(1)
+        except ssl.SSLWantReadError:
+            pass  # tickets
+        finally:
+            self.settimeout(timeout_s)

@@ -36,7 +36,8 @@ WINDOW = 50
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 STEADY_S = 10.0
 """A connection that held this long starts the back-off anew."""
-IDLE_S = 1.0
+IDLE_S = 0.25
+"""How often `stop` is looked at while nothing happens."""
 DRAIN_S = 3.0
 RESEND_S = 30.0
 SESSION_S = 3600

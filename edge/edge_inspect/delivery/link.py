@@ -103,8 +103,8 @@ class _Heard:
         self.max_packet_bytes = getattr(properties, "MaximumPacketSize", self.max_packet_bytes)
 
     def on_disconnect(self, _c: Any, _u: Any, flags: mqtt.DisconnectFlags, reason: ReasonCode, _p: Any) -> None:
-        said = reason.value if flags.is_disconnect_packet_from_server else None
-        self.ended = (said, str(reason))
+        if self.ended is None:  # paho calls twice when the broker said why: for its packet, then for the closed socket
+            self.ended = (reason.value if flags.is_disconnect_packet_from_server else None, str(reason))
 
     def on_publish(self, _c: Any, _u: Any, mid: int, reason: ReasonCode, _p: Any) -> None:
         self.confirmed.append(Confirmed(mid, reason.value, str(reason)))

@@ -18,6 +18,8 @@ import ssl
 
 from edge_inspect.errors import BrokerGone
 
+_ABOUT_OUR_CERTIFICATE = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE", "DECRYPT_ERROR", "ACCESS_DENIED")
+NOT_TLS = "no TLS is spoken there (mqtts needs the broker's TLS port)"
 _VERIFY = {
     9: ("certificate-not-yet-valid", "the broker's certificate is not valid yet; is this box's clock right?"),
     10: ("certificate-expired", "the broker's certificate has expired"),
@@ -65,6 +67,8 @@ def from_exception(err: Exception, where: str) -> LinkLost:
         code, why = "name-resolution", f"the name cannot be resolved: {err.strerror}"
     elif isinstance(err, ConnectionRefusedError):
         code, why = "refused", "nobody listens there"
+    elif isinstance(err, ConnectionResetError):  # before any MQTT was spoken: in the TLS handshake
+        code, why = "not-tls", NOT_TLS
     elif isinstance(err, TimeoutError):
         code, why = "timeout", "no answer in time"
     elif isinstance(err, OSError) and err.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
@@ -76,10 +80,10 @@ def from_exception(err: Exception, where: str) -> LinkLost:
 
 def from_tls_text(text: str) -> tuple[str, str]:
     """Code and line for what OpenSSL says; it names its causes only in words."""
-    if "ALERT" in text and ("CERTIFICATE" in text or "UNKNOWN_CA" in text or "HANDSHAKE_FAILURE" in text):
+    if "ALERT" in text and any(word in text for word in _ABOUT_OUR_CERTIFICATE):
         return "client-certificate-refused", f"the broker did not accept our certificate: {_openssl_words(text)}"
     if any(word in text for word in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF", "EOF occurred")):
-        return "not-tls", "no TLS is spoken there (mqtts needs the broker's TLS port)"
+        return "not-tls", NOT_TLS
     return "bad-certificate", f"no TLS connection: {_openssl_words(text)}"
 
 
