@@ -185,8 +185,16 @@ class Appliance:
                 wire.CameraState(name=name, status=wire.CameraStatus(s.status), reason=s.trouble)
                 for name, s in self.stations.items()
             ),
-            degraded=tuple(alarm for alarm in alarms if alarm.code != "no-broker"),
+            degraded=(*(alarm for alarm in alarms if alarm.code != "no-broker"), *self._drifting()),
         )
+
+    def _drifting(self) -> list[wire.Degraded]:
+        """Cameras whose pictures have changed since the start: a lens is dirty, a lamp is failing."""
+        return [
+            wire.Degraded(code="picture-drift", detail=f"{name}: {station.drift}")
+            for name, station in self.stations.items()
+            if station.drift
+        ]
 
     def _publish(self) -> None:
         """State if it has changed, and vitals."""

@@ -234,6 +234,8 @@ class Pipeline:
             self._tell_verdict(lane, slot.stamp, look.part, verdict, Seen(look.box, stages, slot.pixels))
 
     def _blind(self, lane: Lane, gap: Gap) -> None:
+        if gap.reason == "camera-lost" and lane.check:
+            lane.check.start_again()
         lane.finder.blind(gap.reason, gap.at_ns)
         utc_ns = time.time_ns() - (time.monotonic_ns() - gap.at_ns)
         self._tell_unjudged(lane, Stamp(captured_ns=gap.at_ns, utc_ns=utc_ns))

@@ -115,6 +115,12 @@ class Station:
             return "camera-lost"
         return self.lane.dead_picture if self.lane else ""
 
+    @property
+    def drift(self) -> str:
+        """How the pictures have changed since the start (`darker`, `blurred`, ...); empty when they have not."""
+        check = self.lane.check if self.lane else None
+        return check.drift() if check else ""
+
     def pulse(self) -> CameraPulse:
         lane, identity = self.lane, self.identity
         return CameraPulse(

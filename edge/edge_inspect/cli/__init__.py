@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -15,14 +16,14 @@ import typer
 
 from edge_inspect.errors import InspectError
 
-COMMAND_FILES = ("run", "replay", "doctor", "config", "camera", "model", "sim")
+COMMAND_FILES = ("run", "replay", "bench", "doctor", "config", "camera", "model", "sim")
 EXIT_USAGE = 64
 # Newer typer carries its own copy of click, older ones use click itself: this is the right one either way.
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 
-def build_app() -> typer.Typer:
-    """The whole command line, each family from its own file."""
+def build_app(families: Sequence[str] = COMMAND_FILES) -> typer.Typer:
+    """The command line, each family from its own file; only those named are imported."""
     app = typer.Typer(
         name="edge-inspect",
         help="Watches a production line: every part judged OK / NG / UNKNOWN in time, only defects leave over MQTT.",
@@ -41,7 +42,7 @@ def build_app() -> typer.Typer:
             typer.echo(f"edge-inspect {metadata.version('edge-inspect')}")
             raise typer.Exit
 
-    for name in COMMAND_FILES:
+    for name in families:
         importlib.import_module(f"edge_inspect.cli.{name}").add(app)
     return app
 
@@ -55,7 +56,9 @@ def run_command(argv: list[str]) -> int:
     """Run one command line; the exit code. All errors that a user may meet end here, as one line."""
     if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
         argv = ["run", *argv]
-    command = typer.main.get_command(build_app())
+    # A daemon that starts on a small box does not wait for the imports of commands that it does not run.
+    families = tuple(argv[:1]) if argv[:1] and argv[0] in COMMAND_FILES else COMMAND_FILES
+    command = typer.main.get_command(build_app(families))
     try:
         code = command.main(args=argv, prog_name="edge-inspect", standalone_mode=False)
     except UsageError as err:

@@ -21,6 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from edge_inspect.capture.picture_check import PictureCheck
 from edge_inspect.capture.ring import Ring
 from edge_inspect.counts import LaneCounts
 from edge_inspect.inference.decode import Decoder
@@ -49,7 +50,7 @@ class Workload:
             package,
             provider=settings["provider"],
             threads=settings["threads"],
-            shape=shape,  # type: ignore[arg-type]
+            shape=shape,
             precision=settings["precision"],
             source=(height, width),
             spin=settings["spin"],
@@ -78,7 +79,7 @@ class Workload:
             recipe=recipe,
             thresholds=recipe.thresholds(classes),
             counts=LaneCounts(),
-            check=None,
+            check=PictureCheck(height, width),
         )
 
     def bare(self, frames: int) -> Times:
@@ -112,6 +113,7 @@ class Workload:
                 begun = time.perf_counter_ns()
                 self._pipeline.inspect(lane, slot)
             done = time.perf_counter_ns()
+            assert inference.count, "the picture check refused the frame"
             ran = inference.total_ns - ran
             times["frame"].append((done - start) / 1e6)
             times["own"].append((done - begun - ran) / 1e6)
@@ -138,7 +140,14 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     load = Workload(settings)
     engine = load.engine
-    say({"ready": True, "provider": engine.provider, "shape": [engine.height, engine.width], "file": engine.variant.file})
+    say(
+        {
+            "ready": True,
+            "provider": engine.provider,
+            "shape": [engine.height, engine.width],
+            "file": engine.variant.file,
+        }
+    )
     for line in sys.stdin:
         order = json.loads(line)
         work: Callable[[int], Times] = getattr(load, order["do"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -40,6 +41,7 @@ from edge_inspect.cli.output import emit
 from edge_inspect.cli.run import stop_on_signals
 from edge_inspect.cli.scoring import LEAST_SCORE, Scorer, load_truth
 from edge_inspect.cli.summary import summary
+from edge_inspect.cli.video_meter import stream_bytes
 from edge_inspect.config import config_from_options
 from edge_inspect.daemon import Appliance
 from edge_inspect.errors import StorageFailing
@@ -54,6 +56,8 @@ EXAMPLES = """Examples:\n
   edge-inspect replay sim:seed=3,parts=50 --out out/
 """
 ASSUMED_FPS = 25.0
+PUBLISH_HEADER_BYTES = 8
+"""Fixed header, topic length, packet id and empty properties of an MQTT 5 PUBLISH."""
 
 
 def add(app: typer.Typer) -> None:
@@ -99,7 +103,7 @@ def replay(
     scorer = Scorer() if known or source.startswith("sim") else None
     with ExitStack() as stack:
         console = Console(stderr=True, highlight=False)
-        recorder = stack.enter_context(Recorder.into(out)) if out else None
+        recorder = stack.enter_context(Recorder.into(out))
         gallery = Gallery(out, f"Replay of {source}") if out else None
         video = stack.enter_context(AnnotatedVideo(annotate, None)) if annotate else None
         progress = stack.enter_context(FrameProgress.on(console, frames))
@@ -113,12 +117,11 @@ def replay(
             first_open_s=0.0,
             decode_from=LEAST_SCORE if scorer else None,
         )
-        progress.appliance = appliance
-        if recorder:
-            recorder.appliance = appliance
+        progress.appliance = recorder.appliance = appliance
         stop = stack.enter_context(stop_on_signals())
         appliance.run(stop)
     result = {"source": source, **summary(appliance), **_scores(appliance, scorer, known, camera)}
+    result.update(_bandwidth(result["bytes_sent"] or recorder.report_bytes, None if frames else stream_bytes(source)))
     if getattr(camera, "ended_early", ""):
         result["ended_early"] = camera.ended_early  # type: ignore[attr-defined]
         console.print(f"[yellow]{camera.ended_early}")  # type: ignore[attr-defined]
@@ -140,6 +143,12 @@ def _scores(
     if known is None:
         known = camera.truth()  # type: ignore[attr-defined]  # only the simulator comes here without a truth file
     return scorer.score(known, classes)._asdict()
+
+
+def _bandwidth(sent_bytes: int, video_bytes: int | None) -> dict[str, Any]:
+    """bytes_sent: what went out, or without --mqtt what would have. h264_bytes: the recording's own video stream."""
+    saved = round(1 - sent_bytes / video_bytes, 5) if video_bytes else None
+    return {"bytes_sent": sent_bytes, "h264_bytes": video_bytes, "bytes_saved": saved}
 
 
 def _tell(console: Console, result: dict[str, Any]) -> None:
@@ -165,13 +174,19 @@ class Recorder:
 
     def __init__(self, parts: IO[bytes], reports: IO[bytes]) -> None:
         self.appliance: Appliance | None = None
+        self.report_bytes = 0
         self._parts = parts
         self._reports = reports
         self._seq = 0
 
     @classmethod
     @contextmanager
-    def into(cls, folder: Path) -> Iterator[Recorder]:
+    def into(cls, folder: Path | None) -> Iterator[Recorder]:
+        """Write into `folder`; without one the reports are only measured."""
+        if folder is None:
+            with Path(os.devnull).open("wb") as nowhere:
+                yield cls(nowhere, nowhere)
+            return
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / "parts.jsonl").open("wb") as parts, (folder / "report.jsonl").open("wb") as reports:
@@ -195,7 +210,9 @@ class Recorder:
         if judged.must_be_reported:
             self._seq += 1
             report = defect_report(lane, timeless, station.identity, pixels)
-            self._reports.write(report.numbered(report.epoch, self._seq).to_bytes() + b"\n")
+            payload = report.numbered(report.epoch, self._seq).to_bytes()
+            self.report_bytes += len(payload) + len(station.identity.topics.defect) + PUBLISH_HEADER_BYTES
+            self._reports.write(payload + b"\n")
 
 
 def _line(record: dict[str, Any]) -> bytes:

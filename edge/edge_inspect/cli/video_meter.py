@@ -7,8 +7,10 @@ seconds, constant quality (CRF 23), preset veryfast. Only packets are counted, n
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 
 import av
+import av.error
 
 from edge_inspect.capture.protocol import Pixels
 
@@ -42,3 +44,18 @@ class VideoMeter:
         """Flush the encoder; the total in bytes."""
         self.bytes += sum(packet.size for packet in self._codec.encode(None))
         return self.bytes
+
+
+def stream_bytes(source: str) -> int | None:
+    """Size of the H.264 packets in a recording; None when `source` is no file with an H.264 stream."""
+    if not Path(source).is_file():
+        return None
+    try:
+        with av.open(source) as container:
+            streams = container.streams.video
+            if not streams or streams[0].codec_context.name != "h264":
+                return None
+            return sum(packet.size for packet in container.demux(streams[0]))
+    except av.error.FFmpegError:
+        # The replay has already said what is wrong with this file.
+        return None
