@@ -28,6 +28,9 @@ from edge_inspect.inference.providers import AUTO_ORDER, survey
 WAYS = ("bare", "pipeline", "whole")
 PICTURES = 6
 PICTURES_APART = 37
+"""Frames between two pictures; at the simulator every picture shows another plate."""
+SIM_PLATES_APART = 510
+"""Pixels of belt from plate to plate, at 640x360 (capture/sim.py)."""
 MEMORY_FRAMES = 1_000
 PEERS = (("onnx", (640, 640)), ("onnx", (384, 640)), ("openvino", (640, 640)), ("openvino", (384, 640)))
 PEER_SCRIPT = Path(__file__).resolve().parents[3] / "tests" / "bench" / "peer_ultralytics.py"
@@ -60,9 +63,10 @@ def save_pictures(source: str, width: int, height: int, path: Path) -> Path:
     """Some pictures of `source`, as (n, height, width, 3) uint8 in a .npy file; each side maps the same ones."""
     frames = np.zeros((PICTURES, height, width, 3), np.uint8)
     if source == "sim":
-        camera = SimCamera(seed=1, width=width, height=height, ng_share=0.5)
+        camera = SimCamera(seed=1, width=width, height=height, px_per_frame=10, ng_share=0.5)
+        frames_a_plate = round(SIM_PLATES_APART * min(width / 640, height / 360) / 10)
         for number, frame in enumerate(frames):
-            camera.show(PICTURES_APART * (number + 1), frame)
+            camera.show(frames_a_plate * (number + 1), frame)
     else:
         _read_pictures(source, frames)
     np.save(path, frames)
