@@ -16,7 +16,9 @@ import typer
 
 from edge_inspect.errors import InspectError
 
-COMMAND_FILES = ("run", "replay", "bench", "doctor", "config", "camera", "model", "sim")
+COMMAND_FILES = (
+    "run", "demo", "replay", "watch", "bench", "doctor", "config", "camera", "model", "outbox", "sim",
+)  # fmt: skip
 EXIT_USAGE = 64
 # Newer typer carries its own copy of click, older ones use click itself: this is the right one either way.
 UsageError: type[Any] = typer.BadParameter.__mro__[1]

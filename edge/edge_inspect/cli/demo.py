@@ -9,7 +9,8 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,20 +39,24 @@ from edge_inspect.cli.run import stop_on_signals
 from edge_inspect.cli.scoring import LEAST_SCORE, Scorer
 from edge_inspect.cli.summary import summary
 from edge_inspect.cli.video_meter import VideoMeter
-from edge_inspect.cli.watch import Subscriber, describe
+from edge_inspect.cli.watch import human_line
 from edge_inspect.config import Config, config_from_options
 from edge_inspect.daemon import Appliance
+from edge_inspect.delivery.broker import Broker
+from edge_inspect.delivery.subscriber import Subscriber
 from edge_inspect.errors import Refusal
 from edge_inspect.inference.decode import Detections
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.parts import Look
 from edge_wire.messages import DefectReport
+from edge_wire.topics import subscription
 
 EXAMPLES = """Examples:\n
   edge-inspect demo --parts 20\n
   edge-inspect demo --parts 200 --fast --json\n
   edge-inspect demo --mqtt mqtt://broker.plant --ng-share 0.05
 """
+LISTEN_S = 10.0
 ARRIVE_S = 10.0
 """How long the end waits until the subscriber has every report."""
 
@@ -94,14 +99,10 @@ def demo(
         line.appliance = appliance
         stop = stack.enter_context(stop_on_signals())
         console.print(f"simulated line, seed {seed}; broker {broker.name} at {broker.url}; Ctrl-C ends")
-        with Subscriber(
-            broker.url, protocol=5 if broker.protocol == "5" else 311, device=config.device.device,
-            on_report=lambda report: line.arrived(report, console, quiet=as_json),
-        ) as subscriber:  # fmt: skip
-            with Live(line.table(), console=console, refresh_per_second=4, get_renderable=line.table):
+        with listening(config, lambda report: line.arrived(report, console, quiet=as_json)):
+            with Live(console=console, refresh_per_second=4, get_renderable=line.table, transient=True):
                 appliance.run(stop)
                 line.wait_for_arrivals(stop)
-            assert subscriber is not None
     result = line.result()
     console.print(line.table())
     console.print(line.words(result))
@@ -127,6 +128,31 @@ def _config(
     assert config.mqtt is not None
     mqtt = config.mqtt.model_copy(update={"protocol": 5 if broker.protocol == "5" else 311})
     return config.model_copy(update={"camera": (camera,), "mqtt": mqtt})
+
+
+@contextmanager
+def listening(config: Config, arrived: Callable[[DefectReport], None]) -> Iterator[None]:
+    """A subscriber on a thread of its own, as `edge-inspect watch` is one elsewhere; returns once it listens."""
+    assert config.mqtt is not None
+    stop, ready = threading.Event(), threading.Event()
+    broker = Broker(config.mqtt.url, protocol=config.mqtt.protocol, ca=config.mqtt.ca)
+    topic_filter = subscription("defect", site=config.device.site, line=config.device.line, device=config.device.device)
+    subscriber = Subscriber(broker, topic_filter, tell=lambda line: ready.set() if "listening" in line else None)
+
+    def listen() -> None:
+        for report in subscriber.reports(stop):
+            if report is not None:
+                arrived(report)
+
+    thread = threading.Thread(target=listen, name="subscriber")
+    thread.start()
+    try:
+        if not ready.wait(LISTEN_S):
+            raise Refusal(f"no broker at {broker.where} within {LISTEN_S:.0f} s")
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 class DemoLine:
@@ -160,7 +186,7 @@ class DemoLine:
             self.ids.add(str(report.id))
             self._arrived.notify_all()
         if not quiet:
-            console.print(describe(report))
+            console.print(human_line(report))
 
     def wait_for_arrivals(self, stop: threading.Event) -> None:
         """Until the subscriber has what was reported, or ARRIVE_S."""

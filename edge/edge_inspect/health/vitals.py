@@ -18,7 +18,7 @@ from edge_inspect.counts import LaneCounts
 from edge_wire import messages as wire
 from edge_wire.topics import Topics
 
-EVERY_S = 10.0
+EVERY_S = 30.0
 """How often vitals are published."""
 LOOK_EVERY_S = 1.0
 """How soon a change of state is noticed."""
