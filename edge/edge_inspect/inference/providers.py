@@ -14,6 +14,7 @@ OpenVINO comes in two shapes. Its ONNX Runtime plugin offers itself on Intel CPU
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -164,7 +165,8 @@ def _offer_openvino() -> Offer:
 
 
 def _gpu_there() -> bool:
-    return Path("/dev/nvidiactl").exists() or Path("/dev/nvhost-gpu").exists() or Path("/dev/nvmap").exists()
+    """PC, Jetson (two generations), WSL."""
+    return any(Path("/dev", name).exists() for name in ("nvidiactl", "nvhost-gpu", "nvmap", "dxg"))
 
 
 @cache
@@ -231,6 +233,10 @@ def _open_session(ort: Any, model: bytes, variant: Variant, provider: str, tunin
         options.add_provider_for_devices(list(_plugin_devices()), _openvino_plugin_options(tuning))
     else:
         providers = [(_ORT_NAME[provider], _provider_options(provider, variant, tuning))]
+    if provider in ("cuda", "tensorrt"):
+        _load_nvidia_libraries(ort, provider)
+    if provider == "tensorrt":
+        providers.append((_ORT_NAME["cuda"], _provider_options("cuda", variant, tuning)))  # what TensorRT leaves over
     try:
         return ort.InferenceSession(model, options, providers=providers)
     except Exception as err:  # the runtime's own exceptions share no base class
@@ -238,6 +244,15 @@ def _open_session(ort: Any, model: bytes, variant: Variant, provider: str, tunin
         if provider in ("cuda", "tensorrt"):
             raise ProviderMissing(f"{provider} does not start: {reason}") from err
         raise BadModel("runtime-refuses", f"{variant.file}: {provider} does not take it: {reason}") from err
+
+
+def _load_nvidia_libraries(ort: Any, provider: str) -> None:
+    """From the nvidia-* wheels that the extras bring; they do not lie where the loader looks."""
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find
+            ort.preload_dlls()
+    if provider == "tensorrt":
+        _import("tensorrt")
 
 
 def _provider_options(provider: str, variant: Variant, tuning: Tuning) -> dict[str, str]:
