@@ -127,8 +127,8 @@ class ReportRule(Table):
     """`[report]`"""
 
     thumbnail: bool = True
-    thumbnail_max_bytes: Annotated[int, Field(ge=500, le=65_536)] = 6_000
-    thumbnail_px: Annotated[int, Field(ge=16, le=2_000)] = 160
+    thumbnail_max_bytes: Annotated[int, Field(ge=500, le=65_536)] = 2_500
+    thumbnail_px: Annotated[int, Field(ge=16, le=2_000)] = 128
     """Longer side of the thumbnail, at most."""
 
 
