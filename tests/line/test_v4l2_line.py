@@ -64,18 +64,15 @@ class Line:
         return {verdict["reason"] for verdict in told}
 
 
-def run(folder: Path, model: Path, recipe: Path, shim: ShimCamera, frames: int) -> Line:
-    command = [
-        sys.executable,
-        "-m",
-        "tests.line.v4l2_line",
-        str(folder / "state"),
-        str(model),
-        str(recipe),
-        str(frames),
-    ]
+def start(folder: Path, model: Path, recipe: Path, shim: ShimCamera, frames: int) -> subprocess.CompletedProcess[str]:
+    words = [str(folder / "state"), str(model), str(recipe), str(frames)]
     env = environment([shim]) | {"PYTHONPATH": str(ROOT)}
-    return Line(shim, subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False))
+    command = [sys.executable, "-m", "tests.line.v4l2_line", *words]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def run(folder: Path, model: Path, recipe: Path, shim: ShimCamera, frames: int) -> Line:
+    return Line(shim, start(folder, model, recipe, shim, frames))
 
 
 def camera(folder: Path, fourcc: str, faults: Sequence[str], count: int = 60) -> ShimCamera:
@@ -142,3 +139,12 @@ def test_a_change_of_size_stops_the_verdicts_until_the_size_is_back(
     assert "other-size" in {verdict["reason"] for verdict in line.by_kind("UNKNOWN")}
     assert "camera-lost" in {verdict["reason"] for verdict in line.by_kind("UNKNOWN")}
     assert max(verdict["frame"] for verdict in line.by_kind("OK")) > 95
+
+
+@pytest.mark.slow
+def test_a_driver_call_that_never_returns_ends_the_process(tmp_path: Path, tiny_model: Path, recipe: Path) -> None:
+    done = start(tmp_path, tiny_model, recipe, camera(tmp_path, "YUYV", ["60 hang 0"]), frames=200)
+    assert done.returncode == 1
+    assert '"thread": "grab-camera"' in done.stderr
+    assert "in dequeue" in done.stderr
+    assert max(json.loads(line)["frame"] for line in done.stdout.splitlines()) < 60

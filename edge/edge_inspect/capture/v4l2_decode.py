@@ -43,17 +43,21 @@ def _fill_yuyv(picture: Picture, mapped: Mapped, used_bytes: int, pixels: Pixels
         return TRUNCATED
     if used_bytes not in (whole, picture.size_bytes):  # drivers count the picture, or the buffer with its padding
         return WRONG_SIZE
-    assert mapped.yuyv is not None
-    if any(not mapped.yuyv[row].any() for row in _looked_at(picture.height_px)):
+    if _has_empty_rows(picture, mapped):
         return TRUNCATED
     if cv2.cvtColor(mapped.yuyv, cv2.COLOR_YUV2BGR_YUYV, dst=pixels) is not pixels:
         raise RuntimeError("cv2 wrote beside the slot: is it uint8 and C-contiguous?")
     return ""
 
 
-def _looked_at(height_px: int) -> range:
-    """Rows to look for zero bytes in: grey is 128 there, so a row of zeros is data that never came (lost packets)."""
-    return range(height_px - 1, -1, -max(1, height_px // 8))
+def _has_empty_rows(picture: Picture, mapped: Mapped) -> bool:
+    """True when one of a few rows is all zero bytes, which no colour gives: data that never came (lost packets)."""
+    assert mapped.bytes is not None
+    for row in range(picture.height_px - 1, -1, -max(1, picture.height_px // 8)):
+        start = row * picture.stride_bytes
+        if not mapped.bytes[start : start + picture.width_px * 2].any():
+            return True
+    return False
 
 
 def _fill_jpeg(picture: Picture, mapped: Mapped, used_bytes: int, pixels: Pixels) -> tuple[str, tuple[int, int] | None]:
