@@ -8,7 +8,7 @@
  *
  *   node 0                      /dev/video0
  *   card NAME / bus NAME        what QUERYCAP says
- *   kind camera                 or metadata (does not capture), foreign (not V4L2 at all), denied (EACCES)
+ *   kind camera                 or metadata, planes (multi-planar), foreign (not V4L2 at all), denied (EACCES)
  *   fps 100                     0: the next picture comes as soon as a buffer is free, none is ever dropped
  *   play YUYV 320 240 640 FILE  pictures for this format: bytesperline, file of (u32 size, bytes) records, in a loop
  *   padding 64                  bytes that sizeimage is larger than the picture
@@ -362,7 +362,8 @@ static int querycap(struct camera *c, struct v4l2_capability *cap) {
     snprintf((char *)cap->driver, sizeof cap->driver, "shim");
     memcpy(cap->card, c->card, sizeof cap->card);
     memcpy(cap->bus_info, c->bus, sizeof cap->bus_info);
-    cap->device_caps = V4L2_CAP_STREAMING | (c->kind == 'm' ? V4L2_CAP_META_CAPTURE : V4L2_CAP_VIDEO_CAPTURE);
+    cap->device_caps = V4L2_CAP_STREAMING | (c->kind == 'm' ? V4L2_CAP_META_CAPTURE :
+                       c->kind == 'p' ? V4L2_CAP_VIDEO_CAPTURE_MPLANE : V4L2_CAP_VIDEO_CAPTURE);
     cap->capabilities = cap->device_caps | V4L2_CAP_DEVICE_CAPS | V4L2_CAP_VIDEO_CAPTURE;
     return 0;
 }

@@ -13,6 +13,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 
+from linuxpy.video import raw
+
 from edge_inspect.capture.v4l2_node import Identity, Node, can_stream, nodes, stable_names
 from edge_inspect.errors import BadSource, CameraLost
 
@@ -51,6 +53,8 @@ class Finder:
         node = Node(self._path)
         try:
             identity, able = node.capability()
+            if able & raw.Capability.VIDEO_CAPTURE_MPLANE:
+                raise BadSource(f"{self._path}: {identity} is a multi-planar device; use a gst: source for it")
             if not can_stream(able):
                 raise BadSource(f"{self._path}: {identity} does not stream pictures (a metadata or output node?)")
         except BaseException:

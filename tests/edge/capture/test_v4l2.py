@@ -358,6 +358,7 @@ def test_a_busy_camera_is_lost_for_now_and_says_so(tmp_path: Path, at: str) -> N
 REFUSED = [
     ("kind denied", "/dev/video0", "BadSource", "group `video`"),
     ("kind metadata", "/dev/video0", "BadSource", "does not stream pictures"),
+    ("kind planes", "/dev/video0", "BadSource", "use a gst: source"),
     ("kind foreign", "/dev/video0", "BadSource", "not a video device"),
     ("kind camera", "/dev/video5", "CameraLost", "cameras found: /dev/video0 (Shim Camera)"),
     ("kind camera", "5", "CameraLost", "/dev/video5"),
