@@ -93,6 +93,10 @@ class PictureCheck:
         """How the pictures have changed since the start: darker, brighter, flat, blurred; "" if not. No verdict."""
         return self._drift.told()
 
+    def start_again(self) -> None:
+        """After the camera was lost: the last picture is no measure for the next. The baseline of drift stays."""
+        self._equal = 0
+
 
 class Look(NamedTuple):
     """What a picture looks like: all levels 0 to 255."""

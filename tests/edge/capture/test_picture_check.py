@@ -86,6 +86,13 @@ def test_equal_pictures_in_different_slots_are_still_frozen() -> None:
     assert [check.check(part(1).copy()) for _ in range(2)] == ["", "frozen"]
 
 
+def test_after_a_loss_the_count_begins_anew() -> None:
+    check = PictureCheck(HEIGHT, WIDTH, frozen_frames=2)
+    assert check.check(part(1)) == ""
+    check.start_again()
+    assert check.check(part(1)) == ""
+
+
 def test_grain_alone_keeps_a_still_scene_alive() -> None:
     check = PictureCheck(HEIGHT, WIDTH, frozen_frames=2)
     assert {check.check(grained(250, seed, 0.5)) for seed in range(20)} == {""}
