@@ -1,4 +1,4 @@
-"""An annotated copy of a recording: every frame, a line with the counts, and the newest verdict as an inset.
+"""An annotated copy of a recording: every frame, a line with the counts, and beside it the newest verdict.
 
 H.264 in MP4, as browsers and phones play it. A `Watcher` of the pipeline: sees frames while their slot is leased.
 """
@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from edge_inspect.capture.protocol import Pixels
 from edge_inspect.capture.ring import Slot
-from edge_inspect.cli.drawing import COLOURS, drawn, shrunk, words, write
+from edge_inspect.cli.drawing import COLOURS, FONT, drawn, shrunk, words, write
 from edge_inspect.errors import StorageFailing, Usage
 from edge_inspect.inference.decode import Detections
 from edge_inspect.pipeline import Judged, Lane
@@ -26,6 +26,7 @@ from edge_inspect.verdict.parts import Look
 
 INSET_SHARE = 0.34
 STRIP_PX = 26
+MOST_LINES = 8
 
 
 class AnnotatedVideo:
@@ -39,7 +40,7 @@ class AnnotatedVideo:
         self._stream: av.VideoStream | None = None
         self._counts = dict.fromkeys(Kind, 0)
         self._inset: Pixels | None = None
-        self._newest = ""
+        self._newest: list[str] = []
         self._colour = COLOURS[Kind.OK]
         self._on_this_frame: list[Judged] = []
         try:
@@ -61,7 +62,7 @@ class AnnotatedVideo:
     def judged(self, lane: Lane, judged: Judged, pixels: Pixels | None) -> None:
         kind = judged.verdict.kind
         self._counts[kind] += 1
-        self._newest, self._colour = words(judged), COLOURS[kind]
+        self._newest, self._colour = words(judged)[:MOST_LINES], COLOURS[kind]
         if pixels is not None:
             self._on_this_frame.append(judged)
             self._inset = shrunk(drawn(pixels, judged), round(pixels.shape[1] * INSET_SHARE))
@@ -71,16 +72,17 @@ class AnnotatedVideo:
         for judged in self._on_this_frame:
             picture = drawn(picture, judged)
         self._on_this_frame.clear()
-        canvas = cv2.copyMakeBorder(picture, 0, STRIP_PX, 0, 0, cv2.BORDER_CONSTANT, value=(32, 28, 24))
-        counts = "  ".join(f"{kind.value} {number}" for kind, number in self._counts.items())
-        cv2.putText(
-            canvas, counts, (8, canvas.shape[0] - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (235, 235, 235), 1, cv2.LINE_AA
-        )
+        panel_px = round(picture.shape[1] * INSET_SHARE) + 12
+        canvas = cv2.copyMakeBorder(picture, 0, STRIP_PX, 0, panel_px, cv2.BORDER_CONSTANT, value=(32, 28, 24))
+        counts = "   ".join(f"{kind.value} {number}" for kind, number in self._counts.items())
+        cv2.putText(canvas, counts, (8, canvas.shape[0] - 8), FONT, 0.5, (235, 235, 235), 1, cv2.LINE_AA)
         if self._inset is not None:
             height, width = self._inset.shape[:2]
-            canvas[6 : 6 + height, 6 : 6 + width] = self._inset
-            cv2.rectangle(canvas, (5, 5), (6 + width, 6 + height), self._colour, 2)
-            write(canvas, self._newest, (6, 6 + height + 20), self._colour)
+            left = picture.shape[1] + 6
+            canvas[6 : 6 + height, left : left + width] = self._inset
+            cv2.rectangle(canvas, (left - 1, 5), (left + width, 6 + height), self._colour, 2)
+            for number, line in enumerate(self._newest):
+                write(canvas, line, (left, 6 + height + 22 + 22 * number), self._colour, 0.45)
         self._encode(np.asarray(canvas, np.uint8))
 
     def _encode(self, canvas: Pixels) -> None:

@@ -41,11 +41,11 @@ def write(picture: Pixels, text: str, at: tuple[int, int], colour: tuple[int, in
     cv2.putText(picture, text, (x + 3, y - 1), FONT, size, (255, 255, 255), weight, cv2.LINE_AA)
 
 
-def words(judged: Judged) -> str:
-    """`part 12 NG: scratch 0.87, scratch 0.61`"""
+def words(judged: Judged) -> list[str]:
+    """`part 12: NG`, then a line a defect, or the reason."""
     verdict = judged.verdict
-    found = ", ".join(f"{defect.cls} {defect.confidence:.2f}" for defect in verdict.defects) or verdict.reason
-    return f"part {judged.part} {verdict.kind.value}: {found}"
+    found = [f"{defect.cls} {defect.confidence:.2f}" for defect in verdict.defects] or [verdict.reason]
+    return [f"part {judged.part}: {verdict.kind.value}", *found]
 
 
 def shrunk(picture: Pixels, width_px: int) -> Pixels:
