@@ -6,12 +6,14 @@ Every number comes from processes that ran in turns (bench_side); ratios are of 
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import psutil
 from rich.console import Console
@@ -74,8 +76,6 @@ def save_pictures(source: str, width: int, height: int, path: Path) -> Path:
 
 
 def _read_pictures(source: str, frames: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-    import cv2
-
     camera, stamp = camera_from(source), Stamp()
     form = camera.open()
     pixels = np.empty((form.height_px, form.width_px, 3), np.uint8)
@@ -161,8 +161,6 @@ def _peer_sides(peers: Peers, pictures: Path, folder: str) -> Iterator[Side]:
 
 
 def peer_command(python: str, settings: dict[str, Any]) -> Sequence[str]:
-    import json
-
     return [python, str(PEER_SCRIPT), json.dumps(settings)]
 
 
