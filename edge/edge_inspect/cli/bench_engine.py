@@ -203,17 +203,8 @@ def _ratios(rows: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[di
 
 
 def _print_rows(rows: list[dict[str, Any]], console: Console) -> None:
-    table = Table(
-        "side",
-        "bare ms",
-        "pipeline ms",
-        "p99",
-        "with grab ms",
-        "own ms",
-        "own p99",
-        "pipeline / bare",
-        "with grab / bare",
-    )
+    columns = ("side", "bare", "pipeline", "p99", "+ grab", "own", "own p99", "pipeline/bare", "+ grab/bare")
+    table = Table(*columns, title="milliseconds a frame", box=None, padding=(0, 2, 0, 0))
     for row in rows:
         cells = (
             row["bare_ms"]["p50"], row["pipeline_ms"]["p50"], row["pipeline_ms"]["p99"], row["whole_ms"]["p50"],
