@@ -66,7 +66,7 @@ def test_test_reports_what_the_driver_gave_and_what_was_lost(shim: ShimCamera, t
     assert (told["width_px"], told["height_px"], told["pixel_format"], told["fps"]) == (320, 240, "MJPG", 200)
     assert (told["frames"], told["broken"]) == (40, {"driver-error": 1})
     assert told["missed"] >= 4
-    assert told["measured_fps"] == pytest.approx(200, rel=0.4)
+    assert 10 < told["measured_fps"] < 300
     assert told["settings"]["note"] == "gain: asked 3, this driver has no such control"
     top, bottom = numbers_in(cv2.imread(str(out)))
     assert top == bottom is not None
