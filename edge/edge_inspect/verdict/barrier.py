@@ -75,7 +75,8 @@ class _Part:
 
     def fit(self, pieces: list[Piece], columns: int, gap: int) -> None:
         """It was seen as these pieces. An end that was seen before moves with the belt, give or take `SLACK`."""
-        start, end = pieces[0].start, pieces[-1].end
+        start = pieces[0].start if pieces[0].start > 0 else min(0.0, self.start)
+        end = pieces[-1].end if pieces[-1].end < columns else max(float(columns), self.end)
         start_off, end_off = start - self.start, end - self.end
         if not self.start_seen or (start > 0 and abs(start_off) <= SLACK):
             self.slipped += start_off if self.start_seen else 0.0
@@ -236,7 +237,7 @@ class LightBarrier:
         whole = part.start_seen and part.end_seen and part.start > 0 and part.end < self._columns
         if whole:
             yield from self._look_at_whole(part)
-        elif part.seen_whole:
+        elif part.seen_whole or (self._tail_seen(part) and self._to_go(part) <= 0 and not part.is_long):
             self._give_up(part)
         elif part.is_long or self._is_longer_than_picture(part):
             yield from self._look_at_stretch(part)
@@ -256,8 +257,8 @@ class LightBarrier:
 
     def _is_longer_than_picture(self, part: _Part) -> bool:
         """Its head is about to leave before its tail came in."""
-        tail_seen, to_go = self._tail_seen(part), part.start if self._direction < 0 else self._columns - part.end
-        if tail_seen or to_go > abs(self._travel.per_frame) or not part.is_real(self._least):
+        to_go = self._to_go(part)
+        if self._tail_seen(part) or to_go > abs(self._travel.per_frame) or not part.is_real(self._least):
             return False
         head_seen = part.start_seen if self._direction < 0 else part.end_seen
         part.is_long = True
@@ -267,6 +268,10 @@ class LightBarrier:
 
     def _tail_seen(self, part: _Part) -> bool:
         return part.end_seen if self._direction < 0 else part.start_seen
+
+    def _to_go(self, part: _Part) -> float:
+        """Columns until its head leaves the picture; negative: it is out."""
+        return part.start if self._direction < 0 else self._columns - part.end
 
     def _look_at_stretch(self, part: _Part) -> Iterator[Look]:
         last = self._tail_seen(part)

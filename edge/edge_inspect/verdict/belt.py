@@ -34,9 +34,11 @@ LEARN_EVERY = 3
 LEARN = 0.2
 """How much of a fresh view of the empty belt goes into what is known of it, each `LEARN_EVERY` frames."""
 FASTEST = 0.06
-"""Largest share by which light may change from frame to frame; what changes faster is no light."""
+"""Largest share by which light may change in two frames; what changes faster is no light."""
 DEVIATIONS = 4.0
 """A sample is no belt when it differs by this many times the belt's mean deviation (5 sigma if that were Gaussian)."""
+MOST_NOISE = 60.0
+"""Grey levels above which nothing is put down to noise."""
 GUARD = 2
 """Columns beside a covered one that are not learnt from: shadows, motion blur."""
 
@@ -82,7 +84,8 @@ class Belt:
         self._known = False
         self._frames = 0
         self._rule = rule
-        self.covered = np.zeros(self.columns, bool)
+        self._fenced = np.zeros(self.columns + 2, bool)
+        self.covered = self._fenced[1:-1]
         """Which columns show something that is no belt."""
         self.looks = np.zeros((BANDS, self.columns), np.uint8)
         """What covers the belt, as grey levels of difference averaged in bands; zero where it is empty."""
@@ -94,7 +97,8 @@ class Belt:
         cv2.remap(pixels, *self._map, cv2.INTER_LINEAR, dst=self._sheet, borderMode=cv2.BORDER_REPLICATE)
         if not self._known:
             self._learn_first()
-        self._follow_light()
+        if self._frames % 2 == 0:
+            self._follow_light()
         cv2.absdiff(self._sheet, self._expected, dst=self._apart)
         cv2.split(self._apart, self._colours)
         cv2.max(self._colours[0], self._colours[1], dst=self._differs)
@@ -117,7 +121,7 @@ class Belt:
 
     def pieces(self, gap: int) -> list[Piece]:
         """What covers the belt, in order; gaps of up to `gap` columns are closed."""
-        edges = np.flatnonzero(np.diff(self.covered, prepend=False, append=False)).tolist()
+        edges = np.flatnonzero(self._fenced[1:] != self._fenced[:-1]).tolist()
         joined: list[list[int]] = []
         for start, end in zip(edges[::2], edges[1::2], strict=True):
             if joined and start - joined[-1][1] <= gap:
@@ -133,17 +137,18 @@ class Belt:
 
     @property
     def _threshold(self) -> float:
-        return max(float(self._rule.contrast), DEVIATIONS * self._noise)
+        return max(float(self._rule.contrast), min(DEVIATIONS * self._noise, MOST_NOISE))
 
     def _learn_first(self) -> None:
         """From one frame: light may fall off towards the ends, parts may hide less than half of each edge."""
         edges = self._sheet[:: ACROSS - 1].astype(np.float32)
+        sides = np.stack([_smooth(edges[0]), _smooth(edges[1])])
         if self._rule.belt_bgr is not None:
             self._belt[:] = self._rule.belt_bgr
         else:
             share = np.linspace(0, 1, ACROSS, dtype=np.float32)[:, None, None]
-            self._belt[:] = _smooth(edges[0]) * (1 - share) + _smooth(edges[1]) * share
-        self._noise = float(np.median(np.abs(edges - self._belt[:: ACROSS - 1]).max(axis=2)))
+            self._belt[:] = sides[0] * (1 - share) + sides[1] * share
+        self._noise = float(np.median(np.abs(edges - sides).max(axis=2)))
         self._free[:] = True
         self._known = True
         self._expect()
@@ -169,8 +174,10 @@ class Belt:
 
     def _note_free(self) -> None:
         """Where the belt is seen, away from whatever covers it."""
-        near = np.convolve(self.covered, np.ones(2 * GUARD + 1), mode="same")
-        np.less(near, 0.5, out=self._free)
+        np.logical_not(self.covered, out=self._free)
+        for side in range(1, GUARD + 1):
+            self._free[side:] &= ~self.covered[:-side]
+            self._free[:-side] &= ~self.covered[side:]
 
     def _learn(self) -> None:
         """Refresh what is known of the belt where it is seen."""
