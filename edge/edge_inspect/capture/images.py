@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
@@ -47,6 +48,7 @@ class ImageFolder:
     def open(self) -> Format:
         """List the pictures. Raises BadSource: no folder, unreadable, no picture, none that can be decoded."""
         self.close()
+        _hush_opencv()
         self._files = self._list()
         height, width = self._first_size()
         self._next = 0
@@ -99,8 +101,9 @@ class ImageFolder:
                 reason = reason or f"{file.name}: {err}"
             except OSError as err:
                 reason = reason or f"{file.name}: {err.strerror}"
-        what = "it" if self._files == [self._path] else f"none of {len(self._files)} pictures"
-        raise BadSource(f"{self._path}: {what} cannot be read as a picture: {reason}")
+        if self._files == [self._path]:
+            raise BadSource(f"{self._path}: cannot be read as a picture ({reason})")
+        raise BadSource(f"{self._path}: none of its {len(self._files)} pictures can be read ({reason})")
 
     def _wait_for_due(self, fps: float) -> bool:
         wait_ns = self._due_ns - time.monotonic_ns()
@@ -110,6 +113,12 @@ class ImageFolder:
                 return False
         self._due_ns = max(self._due_ns, time.monotonic_ns() - int(1e9 / fps)) + int(1e9 / fps)
         return True
+
+
+def _hush_opencv() -> None:
+    """What is wrong with a picture goes into its stamp, not onto the terminal."""
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def _decode(file: Path, pixels: Pixels) -> str:

@@ -3,7 +3,7 @@
 1. Every frame of the file is handed over, in order, once (again and again with `loop`); nothing is skipped.
 2. What FFmpeg could not decode whole is handed over as broken `corrupt`, up to the next key frame; a frame of which
    nothing came out is counted in `missed`. (OpenCV's reader passes such pictures off as good and then stops:
-   docs/decisions/recordings-through-pyav.md.)
+   docs/decisions/coded-video-through-pyav.md.)
 3. A frame of another size is refused before anything is written.
 4. A recording that ends before the length it states says so in `ended_early`, in one line.
 5. Pixels lie as they were recorded: a phone's rotation tag is not applied.
