@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console
 
 from edge_inspect.cli.bench_side import percentiles
@@ -135,9 +136,9 @@ class _Subscriber:
         version = mqtt.MQTTv5 if broker.protocol == "5" else mqtt.MQTTv311
         self._arrived: list[tuple[int, bytes]] = []
         self._listening = threading.Event()
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=version)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=version)
         self._client.on_message = lambda client, data, message: self._arrived.append(
-            (time.monotonic_ns(), message.payload)
+            (time.monotonic_ns(), bytes(message.payload))
         )
         self._client.on_subscribe = lambda *_: self._listening.set()
         self._client.connect(host, int(port))
