@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from edge_wire import schema
 from edge_wire.messages import MESSAGES, Message
 
 GOLDEN = Path(__file__).parent / "golden"
+LINK_ERRORS = schema.FOLDER.parents[1] / "edge" / "edge_inspect" / "delivery" / "link_errors.py"
 PAYLOADS = sorted(GOLDEN.glob("*.json"))
 KINDS: dict[str, type[Message]] = {model.kind.split(".")[1].split("/")[0]: model for model in MESSAGES}
 
@@ -95,3 +97,21 @@ def test_asyncapi_document_is_complete_in_itself() -> None:
         node = document
         for step in reference.removeprefix("#/").split("/"):
             node = node[step]
+
+
+def test_every_example_in_the_documentation_is_a_message() -> None:
+    text = (schema.FOLDER.parent / "wire.md").read_text()
+    examples = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 3
+    for example in examples:
+        kind = json.loads(example)["type"].removeprefix("inspect.").removesuffix("/1")
+        message = KINDS[kind].from_bytes(example.encode())
+        assert json.loads(message.to_bytes()) == json.loads(example)
+
+
+def test_every_code_of_a_failed_connection_is_documented() -> None:
+    text = (schema.FOLDER.parent / "wire.md").read_text()
+    codes = set(
+        re.findall(r'"([a-z]+(?:-[a-z]+)+|refused|unreachable|timeout|silent|closed)"', LINK_ERRORS.read_text())
+    )
+    assert len(codes) > 20 and not {code for code in codes if f"`{code}`" not in text}

@@ -171,7 +171,8 @@ class Link:
         self._last_heard_s = time.monotonic()
         while not self._heard.accepted:
             if time.monotonic() > until_s:
-                raise LinkLost("timeout", f"{broker.where}: took the connection but did not answer")
+                old = "; an old broker may want MQTT 3.1.1" if broker.protocol == 5 else ""
+                raise LinkLost("timeout", f"{broker.where}: took the connection but did not answer{old}")
             self.step(0.5)
 
     def _session(self) -> dict[str, Any]:

@@ -147,10 +147,11 @@ class OutboxWriter:
         self._failure, self._failure_code = why, code
 
     def _works_again(self) -> None:
-        if self._failure_code or self._dropping:
+        room_again = self._dropping and self.waiting < self._bound // 2
+        if self._failure_code or room_again:
             log.warning("outbox.works_again", after=self._failure_code, waiting=self.waiting, dropped=self.dropped)
         self._failure = self._failure_code = ""
-        self._dropping = False
+        self._dropping = self._dropping and not room_again
         self._backoff.reset()
 
     def _pause(self, stop: threading.Event) -> None:
