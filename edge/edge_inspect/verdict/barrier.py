@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from edge_inspect.verdict.belt import BANDS, Belt, Piece
-from edge_inspect.verdict.parts import NOT_SEEN, Look, Pixels
+from edge_inspect.verdict.parts import NOT_SEEN, Box, Look, Pixels, Sighting
 from edge_inspect.verdict.recipe import Barrier
 from edge_inspect.verdict.travel import Travel
 
@@ -147,6 +147,10 @@ class LightBarrier:
         told, self._unjudged = self._unjudged, []
         return told
 
+    def in_sight(self) -> Sequence[Sighting]:
+        real = [part for part in self._parts if part.in_sight and part.is_real(self._least)]
+        return [Sighting(part.number, *self._place(part)) for part in real]
+
     # --- how far everything moved -----------------------------------------------------------------------------------
 
     @property
@@ -253,7 +257,7 @@ class LightBarrier:
         if due > part.looks:
             part.looks = due
             part.done = due == wanted
-            yield self._picture(part, last=part.done, whole=True)
+            yield self._show(part, whole=True)
 
     def _is_longer_than_picture(self, part: _Part) -> bool:
         """Its head is about to leave before its tail came in."""
@@ -283,17 +287,20 @@ class LightBarrier:
             self._give_up(part)
             return
         part.done = last
-        yield self._picture(part, last=last, whole=False)
+        yield self._show(part, whole=False)
 
-    def _picture(self, part: _Part, *, last: bool, whole: bool) -> Look:
-        """Where the part is in this frame, a column wider at each end."""
+    def _show(self, part: _Part, *, whole: bool) -> Look:
+        box, origin = self._place(part)
+        return Look(self._number(part), box, part.done, origin, whole)
+
+    def _place(self, part: _Part) -> tuple[Box, tuple[int, int]]:
+        """Where the part is in this frame (a column wider at each end), and where its corner is."""
         along_px, across_px = self._size_px[:: -1 if self._belt.vertical else 1]
         start, end = (part.start - 1) * self._belt.column_px, (part.end + 1) * self._belt.column_px
         near, far = max(0, math.floor(start)), min(along_px, math.ceil(end))
         low, high = math.floor(part.low * across_px), math.ceil(part.high * across_px)
         box = (low, near, high, far) if self._belt.vertical else (near, low, far, high)
-        origin = (low, math.floor(start)) if self._belt.vertical else (math.floor(start), low)
-        return Look(self._number(part), box, last, origin, whole)
+        return box, (low, math.floor(start)) if self._belt.vertical else (math.floor(start), low)
 
     # --- what could not be judged -----------------------------------------------------------------------------------
 

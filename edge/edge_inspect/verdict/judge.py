@@ -1,7 +1,8 @@
 """OK, NG or UNKNOWN: from what the network found on a part's looks to one verdict.
 
 1. OK is said only of a part that was seen: one usable look showed all of it, or its looks, all usable, covered it.
-2. A defect seen on several looks of a part is one defect, at its place on the part.
+2. A defect seen on several looks of a part is one defect, at its place on the part; boxes inside each other on one look
+   (the whole of a scratch and a piece of it) are one defect, too.
 3. A detection counts for the part in whose box its centre lies, and for no other.
 4. Numbers that cannot be (not finite, a class that does not exist) make a look unusable; they are never "no defect".
 5. Pure: the same looks in the same order give the same verdict. A part is forgotten when it is decided.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 
 import cv2
@@ -29,7 +30,9 @@ Box = tuple[float, float, float, float]
 
 SAME_IOU = 0.3
 SAME_DISTANCE = 0.5
-"""Of the longer side: boxes of one class whose centres are closer than this on two looks are one defect."""
+"""Of the smaller box's longer side: boxes of one class whose centres are closer on two looks are one defect."""
+NESTED = 0.7
+"""Of the smaller box: boxes of one class that share this much of it on one look are one defect."""
 OPEN_PARTS = 256
 """Parts begun and never decided; the oldest is forgotten when there are more, so that nothing grows without bound."""
 NON_FINITE = "non-finite"
@@ -75,7 +78,7 @@ class _Found:
     score: float
     box: Box
     look: int
-    """The last look that saw it: two boxes of one look are two defects."""
+    """The last look that saw it."""
     looks: int = 1
 
 
@@ -227,19 +230,36 @@ def _contour(area: Area) -> NDArray[np.float32]:
 
 
 def _merge(known: list[_Found], new: _Found) -> None:
-    """Count it as the known defect it is, or as a new one. The surer look says where it is."""
+    """Count it as the known defect it is, or as a new one. The surest box says where it is."""
     for old in known:
-        if old.cls == new.cls and old.look != new.look and _same_place(old.box, new.box):
-            best = new if new.score > old.score else replace(old)
-            old.score, old.box, old.look, old.looks = best.score, best.box, new.look, old.looks + 1
+        if old.cls != new.cls:
+            continue
+        if old.look == new.look and _is_nested(old.box, new.box):
+            if new.score > old.score:
+                old.score, old.box = new.score, new.box
+            return
+        if old.look != new.look and _is_same_place(old.box, new.box):
+            if new.score > old.score:
+                old.score, old.box = new.score, new.box
+            old.look, old.looks = new.look, old.looks + 1
             return
     known.append(new)
 
 
-def _same_place(a: Box, b: Box) -> bool:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    both = max(0.0, width) * max(0.0, height)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _common(a: Box, b: Box) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _is_nested(a: Box, b: Box) -> bool:
+    return _common(a, b) >= NESTED * min(_area(a), _area(b))
+
+
+def _is_same_place(a: Box, b: Box) -> bool:
+    both = _common(a, b)
     apart = max(abs(a[0] + a[2] - b[0] - b[2]), abs(a[1] + a[3] - b[1] - b[3])) / 2
-    longest = max(a[2] - a[0], a[3] - a[1], b[2] - b[0], b[3] - b[1])
-    return both >= SAME_IOU * union or apart <= SAME_DISTANCE * longest
+    longer = min(max(box[2] - box[0], box[3] - box[1]) for box in (a, b))
+    return both >= SAME_IOU * (_area(a) + _area(b) - both) or apart <= SAME_DISTANCE * longer

@@ -40,6 +40,15 @@ class Look(NamedTuple):
     """False: this look shows only a stretch of a part that is longer than the picture."""
 
 
+class Sighting(NamedTuple):
+    """A part somewhere in the picture, whether or not it is due for a look."""
+
+    part: int | None
+    """None: not looked at yet, so it has no number."""
+    box: Box
+    origin: tuple[int, int]
+
+
 class PartFinder(Protocol):
     def see(self, pixels: Pixels, captured_ns: int) -> Sequence[Look]:
         """What must be inspected on this frame."""
@@ -49,6 +58,9 @@ class PartFinder(Protocol):
 
     def unjudged(self) -> Sequence[tuple[int, str]]:
         """(part, reason) of parts that got no last look and will get none, since the last call."""
+
+    def in_sight(self) -> Sequence[Sighting]:
+        """Where parts were on the last frame that was seen; for drawings."""
 
 
 def part_finder(recipe: Recipe, height: int, width: int) -> PartFinder:
@@ -79,3 +91,6 @@ class FramePart:
     def unjudged(self) -> Sequence[tuple[int, str]]:
         told, self._unjudged = self._unjudged, []
         return told
+
+    def in_sight(self) -> Sequence[Sighting]:
+        return (Sighting(self._parts - 1, self._box, (0, 0)),) if self._parts else ()

@@ -28,14 +28,15 @@ class BeltLine:
     part: tuple[int, int, int] = (90, 90, 95)
     noise: float = 0.0
     seed: int = 0
-    textures: list[NDArray[np.int16]] = field(default_factory=list)
+    pictures: list[Pixels] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
         high = self.rows[1] - self.rows[0]
         for length in self.lengths:
             coarse = rng.integers(-25, 26, (high // 20 + 1, length // 20 + 1, 1))
-            self.textures.append(np.repeat(np.repeat(coarse, 20, 0), 20, 1)[:high, :length].astype(np.int16))
+            texture = np.repeat(np.repeat(coarse, 20, 0), 20, 1)[:high, :length]
+            self.pictures.append(np.asarray(np.clip(np.array(self.part) + texture, 0, 255), np.uint8))
 
     def starts(self) -> list[int]:
         """Where each part begins on the belt, px; the picture's right edge is at `width` when nothing has moved."""
@@ -46,20 +47,20 @@ class BeltLine:
         """Until the last part has left."""
         return int((self.starts()[-1] + self.lengths[-1]) / self.speed) + 3
 
-    def frame(self, number: float, light: float = 1.0) -> Pixels:
+    def frame(self, number: float) -> Pixels:
         """The picture after the belt moved by number * speed px."""
-        picture = np.empty((self.height, self.width, 3), np.int16)
+        picture = np.empty((self.height, self.width, 3), np.uint8)
         picture[:] = self.belt
         top, bottom = self.rows
-        for start, texture in zip(self.starts(), self.textures, strict=True):
+        for start, part in zip(self.starts(), self.pictures, strict=True):
             x = round(start - number * self.speed)
-            x0, x1 = max(0, x), min(self.width, x + texture.shape[1])
+            x0, x1 = max(0, x), min(self.width, x + part.shape[1])
             if x1 > x0:
-                picture[top:bottom, x0:x1] = np.array(self.part, np.int16) + texture[:, x0 - x : x1 - x]
-        if self.noise:
-            rng = np.random.default_rng([self.seed, int(number * 1000)])
-            picture = picture + np.rint(rng.normal(0, self.noise, picture.shape)).astype(np.int16)
-        return np.clip(picture * light, 0, 255).astype(np.uint8)
+                picture[top:bottom, x0:x1] = part[:, x0 - x : x1 - x]
+        if not self.noise:
+            return picture
+        noise = np.random.default_rng([self.seed, int(number * 1000)]).standard_normal(picture.shape, np.float32)
+        return np.asarray(np.clip(picture + noise * self.noise, 0, 255), np.uint8)
 
     def play(self, skip: int = 1) -> Iterator[tuple[int, Pixels]]:
         for number in range(0, self.frames, skip):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.edge.verdict.belt_line import PERIOD_NS, BeltLine, Pixels, Watched, watch
 
 from edge_inspect.verdict.barrier import HIDDEN_FRAMES, LightBarrier
 from edge_inspect.verdict.parts import FramePart, part_finder
 from edge_inspect.verdict.recipe import Barrier, Recipe
-from tests.edge.verdict.belt_line import PERIOD_NS, BeltLine, Watched, watch
 
 PLATES = [400, 380, 420, 400]
 
@@ -30,7 +30,7 @@ def assert_each_once(line: BeltLine, watched: Watched, looks: int = 1) -> None:
 
 @pytest.mark.parametrize("speed", [1.0, 8.0, 37.0, 90.0])
 def test_every_part_is_found_once_at_any_belt_speed(speed: float) -> None:
-    line = BeltLine(PLATES[:2] if speed < 2 else PLATES, speed=speed)
+    line = BeltLine(PLATES[:1] if speed < 2 else PLATES, speed=speed)
     assert_each_once(line, watch(barrier(line), line))
 
 
@@ -38,31 +38,36 @@ def test_every_part_is_found_once_at_any_belt_speed(speed: float) -> None:
 def test_every_part_is_found_once_at_any_picture_size(width: int, height: int) -> None:
     scale = width / 640
     line = BeltLine(
-        [int(length * scale) for length in PLATES], spacing=int(60 * scale), speed=10 * scale, width=width, height=height,
+        [int(length * scale) for length in PLATES[:2]],
+        spacing=int(60 * scale),
+        speed=10 * scale,
+        width=width,
+        height=height,
         rows=(height // 10, height * 9 // 10),
-    )  # fmt: skip
+    )
     assert_each_once(line, watch(barrier(line), line))
 
 
 @pytest.mark.parametrize("direction", ["right", "up", "down", "auto-right"])
 def test_every_part_is_found_once_in_any_direction(direction: str) -> None:
     line = BeltLine(PLATES)
-    turned = {
-        "right": lambda picture: picture[:, ::-1],
-        "auto-right": lambda picture: picture[:, ::-1],
-        "up": lambda picture: picture.transpose(1, 0, 2),
-        "down": lambda picture: picture.transpose(1, 0, 2)[::-1],
-    }[direction]
+    vertical = direction in ("up", "down")
+
+    def turned(picture: Pixels) -> Pixels:
+        if vertical:
+            picture = picture.transpose(1, 0, 2)
+        return np.ascontiguousarray({"up": picture, "down": picture[::-1]}.get(direction, picture[:, ::-1]))
+
     size = turned(line.frame(0)).shape[:2]
     rule = Barrier(contrast=20, direction="auto" if direction == "auto-right" else direction)  # type: ignore[arg-type]
     finder, watched = LightBarrier(rule, *size), Watched()
     for number, picture in line.play():
-        watched.see(finder, number, np.ascontiguousarray(turned(picture)))
+        watched.see(finder, number, turned(picture))
     assert watched.unjudged == []
     assert [look.part for _, look in watched.looks] == [0, 1, 2, 3]
     for (_, look), length in zip(watched.looks, PLATES, strict=True):
         x0, y0, x1, y1 = look.box
-        along = y1 - y0 if direction in ("up", "down") else x1 - x0
+        along = y1 - y0 if vertical else x1 - x0
         assert abs(along - length) < 24
 
 
@@ -108,26 +113,23 @@ def test_a_belt_that_stops_and_starts_loses_and_doubles_nothing() -> None:
     assert_each_once(line, watched)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(1, 6), min_size=200, max_size=200), st.booleans())
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=60, max_size=60), st.booleans())
 def test_skipped_frames_lose_and_double_nothing(skips: list[int], clock: bool) -> None:
     """With time stamps of the frames, or with those of a file that is read as fast as can be."""
-    line = BeltLine(PLATES)
-    finder, watched, number, read = barrier(line), Watched(), 0, 0
-    for skip in skips:
+    line = BeltLine(PLATES[:3])
+    finder, watched, number = barrier(line), Watched(), 0
+    for read in range(line.frames):
         watched.see(finder, number, line.frame(number), number * PERIOD_NS if clock else read * 1_000_000)
-        number += skip
-        read += 1
-    while number <= line.frames:
-        watched.see(finder, number, line.frame(number), number * PERIOD_NS if clock else read * 1_000_000)
-        number += 1
-        read += 1
+        number += skips[read % len(skips)]
+        if number > line.frames:
+            break
     assert_each_once(line, watched)
 
 
 @pytest.mark.parametrize("noise", [3.0, 8.0])
 def test_sensor_noise_makes_no_parts_and_hides_none(noise: float) -> None:
-    line = BeltLine(PLATES, noise=noise)
+    line = BeltLine(PLATES[:3], noise=noise)
     assert_each_once(line, watch(barrier(line), line))
 
 
@@ -137,7 +139,7 @@ def test_light_that_drifts_and_falls_off_makes_no_parts_and_hides_none() -> None
     finder, watched = barrier(line), Watched()
     for number in range(line.frames):
         light = 1 + 0.2 * np.sin(number / 25)
-        watched.see(finder, number, np.clip(line.frame(number) * fall_off * light, 0, 255).astype(np.uint8))
+        watched.see(finder, number, np.asarray(np.clip(line.frame(number) * fall_off * light, 0, 255), np.uint8))
     assert_each_once(line, watched)
 
 
@@ -191,7 +193,7 @@ def test_what_is_half_gone_at_the_start_is_unjudged_and_what_is_whole_is_judged(
     finder, watched = barrier(line), Watched()
     for number in range(100, line.frames):
         watched.see(finder, number, line.frame(number))
-    assert watched.unjudged == [(1, "not-seen")] or watched.unjudged == [(0, "not-seen")]
+    assert watched.unjudged == [(0, "not-seen")]
     judged = [line.part_in(look, number) for number, look in watched.looks]
     assert judged == [1, 2]
 
