@@ -140,7 +140,7 @@ def _run(plan: Plan, data_yaml: Path, last: Path | None, progress: Progress | No
         "lr0": plan.lr0,
         "lrf": 0.02,
         "cos_lr": True,
-        "warmup_epochs": 2.0,
+        "warmup_epochs": min(2.0, 0.1 * plan.epochs),
         "patience": 0,
         "workers": 1,
         "mosaic": 0.0,

@@ -5,7 +5,7 @@ Promises:
 1. The same random generator state gives the same picture and the same boxes, pixel for pixel.
 2. A box encloses every pixel that its defect changed by 12 grey levels or more, plus a margin of 2 px, and nothing else
    is a defect: engraving, hole, fixture, dust, wear and faint hairlines are drawn on good plates too.
-3. Hairlines of wear lift a pixel by at most 45 grey levels; a scratch reaches 90 and more along its stroke.
+3. Hairlines of wear lift a pixel by at most 42 grey levels; a scratch reaches 90 and more along its stroke.
 
     rng = np.random.default_rng(7)
     plate = render_plate(rng, ["scratch"])
@@ -262,7 +262,7 @@ def _hairline(rng: np.random.Generator, metal: Grey, outline: _Outline) -> None:
     path = _path(rng, _somewhere(rng, outline, -8), rng.uniform(15, 170), bend=0.35)
     cv2.polylines(line, [_fixed(path)], False, 255, 1, cv2.LINE_AA, _SHIFT)
     fade = np.clip(0.7 + _smooth_noise(rng, 30), 0.1, 1)
-    metal += np.minimum(_soft(line, 0.5) * 1.6 * fade, 1) * min(45.0, rng.exponential(14) + 5)
+    metal += np.minimum(_soft(line, 0.5) * 1.6 * fade, 1) * (5 + 37 * rng.beta(1, 3))
 
 
 def _scuff(rng: np.random.Generator, metal: Grey, outline: _Outline) -> None:
