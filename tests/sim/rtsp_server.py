@@ -1,7 +1,7 @@
 """An RTSP server for tests, run by Debian's Python (python3-gi, gir1.2-gst-rtsp-server-1.0), standard library only.
 
     /usr/bin/python3 rtsp_server.py [--clip FILE] [--fps 25] [--size 320x192] [--gop 25] [--bframes 0] [--mtu 1400]
-                                    [--codec h264|h265|jpeg] [--slices 2] [--user NAME --password WORD]
+                                    [--codec h264|h265|jpeg] [--slices 2] [--shared] [--user NAME --password WORD]
 
 Prints one JSON line {"port": ..., "start_ns": ...} and serves until stdin closes:
 
@@ -101,7 +101,9 @@ def serve(args: argparse.Namespace) -> None:
     server.set_address("127.0.0.1")
     server.set_service("0")
     mounts = server.get_mount_points()
-    mounts.add_factory("/clock", Clock())
+    clock = Clock()
+    clock.set_shared(args.shared)
+    mounts.add_factory("/clock", clock)
     if args.clip:
         clip = GstRtspServer.RTSPMediaFactory()
         clip.set_launch(
@@ -144,6 +146,7 @@ if __name__ == "__main__":
     parser.add_argument("--slices", type=int, default=2)
     parser.add_argument("--mtu", type=int, default=1400)
     parser.add_argument("--codec", choices=sorted(ENCODERS), default="h264")
+    parser.add_argument("--shared", action="store_true", help="one encoder for all")
     parser.add_argument("--user")
     parser.add_argument("--password", default="")
     serve(parser.parse_args())

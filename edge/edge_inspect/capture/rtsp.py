@@ -3,7 +3,8 @@
 1. No picture is older than `max_age_s` when it is handed over: what a stall held back and then delivered late is
    decoded, dropped and counted in `missed`. Directly after connecting nothing is handed over until the server's
    stored pictures have passed.
-2. A picture that is damaged, concealed or built on a lost one is handed over as broken `corrupt` (see `pictures`).
+2. A picture that is damaged, concealed or built on a lost one is handed over as broken `corrupt` (see `pictures`);
+   where nothing at all could be decoded, black and broken.
 3. Silence for `timeout_s`, a cut connection, the end of the stream, nothing but late pictures: CameraLost; the caller
    reopens.
 4. `read_into` waits at most `LONGEST_WAIT_S`, `close` at most `timeout_s`, `open` a few seconds.
@@ -33,7 +34,7 @@ from edge_inspect.errors import BadSource, CameraLost, FormatChanged
 
 LONGEST_WAIT_S = 0.4
 OPEN_TIMEOUT_S = 4.0
-NO_KEY_FRAME_S = 12.0
+NO_KEY_FRAME_S = 30.0
 """Without a trustworthy key frame for so long the connection is made anew: servers begin with one."""
 WALL_FORGET_S = 60.0
 """After only late pictures for so long, what was learnt about the sender's wall clock is taken to be wrong."""
@@ -81,8 +82,9 @@ class RtspCamera:
         self._period_ns = 1e9 / rate if rate else 0.0
         self._decoder = PictureDecoder(stream, from_key=True)
         self._clock = SenderClock(self._wall)
-        self._waiting: deque[tuple[Frame, str]] = deque()
+        self._waiting: deque[tuple[Frame | None, int | None, str]] = deque()
         self._split_keys: bool | None = None
+        self._began = False
         self._index = 0
         self._missed = 0
         self._told: int | None = None
@@ -121,7 +123,7 @@ class RtspCamera:
             "rtsp_transport": self._transport,
             "max_delay": "200000",
             "fpsprobesize": "0",
-            "fflags": "nobuffer",
+            "analyzeduration": "1000000",  # its key frame may be seconds away; size and format stand in the SDP
             "allowed_media_types": "video",
         }
         if self._transport == "tcp":
@@ -146,7 +148,11 @@ class RtspCamera:
             self._decoder.doubt()
         if packet.pts is not None:
             self._clock.arrived(int(packet.pts * self._tick_ns), arrival.arrived_ns, _wall_ns(packet))
-        self._waiting.extend(self._decoder.decode(packet))
+        errors, found = self._decoder.errors, self._decoder.decode(packet)
+        self._began = self._began or bool(found)
+        if self._decoder.errors > errors or not self._began:  # before its first key frame FFmpeg gives out nothing
+            self._waiting.append((None, packet.pts, "corrupt"))
+        self._waiting.extend((frame, frame.pts, broken) for frame, broken in found)
 
     def _whole_picture(self, arrival: Arrival) -> tuple[Any, bool]:
         """The packet, joined with what FFmpeg's parser cut off it (see `nal`), and whether anything before it was lost.
@@ -175,11 +181,11 @@ class RtspCamera:
     def _hand_over(self, pixels: Pixels, stamp: Stamp) -> bool:
         """Put the next decoded frame that is fresh into the slot; False: none left."""
         while self._waiting:
-            frame, broken = self._waiting.popleft()
+            frame, pts, broken = self._waiting.popleft()
             self._index += 1
-            if frame.pts is None:
+            if pts is None:
                 continue  # FFmpeg dates all but the very first
-            sent_ns = frame.pts * self._tick_ns
+            sent_ns = pts * self._tick_ns
             self._count_gap(sent_ns)
             now_ns = time.monotonic_ns()
             if not self._clock.settled(now_ns):
@@ -200,7 +206,10 @@ class RtspCamera:
         if last_ns is not None and self._period_ns and sent_ns - last_ns > 2.5 * self._period_ns:
             self._missed += round((sent_ns - last_ns) / self._period_ns) - 1
 
-    def _fill(self, frame: Frame, pixels: Pixels) -> None:
+    def _fill(self, frame: Frame | None, pixels: Pixels) -> None:
+        if frame is None:
+            pixels.fill(0)
+            return
         if (frame.height, frame.width, 3) != pixels.shape:
             raise FormatChanged(
                 f"now sends {frame.width}x{frame.height} px, the slot holds {pixels.shape[1]}x{pixels.shape[0]}"
@@ -210,7 +219,7 @@ class RtspCamera:
     def _stamp(self, stamp: Stamp, captured_ns: int, broken: str) -> None:
         assert self._reader is not None
         now_ns = time.monotonic_ns()
-        lost = self._decoder.errors + self._reader.dropped
+        lost = self._reader.dropped
         if self._told is None:  # what came before the first picture of a connection is no loss of ours
             self._missed, self._told = 0, lost
         stamp.index = self._index

@@ -241,6 +241,46 @@ def test_flipped_bits_never_make_a_wrong_picture_sound(server: RtspServer) -> No
         assert_honest(watcher.watch(sound_pictures(5)))
 
 
+def test_stream_joined_in_the_middle_is_broken_until_its_key_frame() -> None:
+    """Nothing can be decoded before it, but the camera is there: that is no loss, and no picture to judge either."""
+    require_rtsp_server()
+    with ExitStack() as stack:
+        server = RtspServer("--shared", "--gop", "100")
+        stack.callback(server.stop)
+        watchers = []
+        for _ in range(2):
+            camera = RtspCamera(f"rtsp://127.0.0.1:{server.port}/clock")
+            stack.callback(camera.close)
+            watchers.append(Watcher(camera, server))
+        watchers[0].open()
+        watchers[0].watch(sound_pictures(20))
+        watchers[1].open()
+        seen = watchers[1].watch(sound_pictures(10))
+        assert_honest(seen)
+        assert seen[0].broken and not seen[-1].broken
+        assert_honest(watchers[0].watch(sound_pictures(1)))
+
+
+def test_recording_with_rare_key_frames_is_shown_from_its_first(data_dir: Path) -> None:
+    """Ten seconds between key frames, B-frames: the first one must not be lost while FFmpeg looks at the stream."""
+    require_rtsp_server()
+    server = RtspServer("--clip", str(data_dir / "replay" / "metal_tag_line_dev.mp4"))
+    camera = RtspCamera(f"rtsp://127.0.0.1:{server.port}/clip")
+    try:
+        found = camera.open()
+        pixels: Pixels = np.zeros((found.height_px, found.width_px, 3), np.uint8)
+        stamp, started, stamps = Stamp(), time.monotonic(), []
+        while len(stamps) < 25:
+            assert time.monotonic() - started < 10
+            if camera.read_into(pixels, stamp) is Read.FRAME:
+                stamps.append((stamp.broken, stamp.missed, stamp.captured_ns))
+        assert all(one[0] == "" and one[1] == 0 for one in stamps)
+        assert [one[2] for one in stamps] == sorted(one[2] for one in stamps)
+    finally:
+        camera.close()
+        server.stop()
+
+
 def test_udp_works(server: RtspServer) -> None:
     camera = RtspCamera(f"rtsp://127.0.0.1:{server.port}/clock", transport="udp")
     watcher = Watcher(camera, server)
