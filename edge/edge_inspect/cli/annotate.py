@@ -1,4 +1,5 @@
-"""An annotated copy of a recording: every frame, a line with the counts, and beside it the newest verdict.
+"""An annotated copy of a recording: each part framed and followed through the picture, with its verdict and defects
+once it is judged; below it a line with the counts, beside it the newest verdict.
 
 H.264 in MP4, as browsers and phones play it. A `Watcher` of the pipeline: sees frames while their slot is leased.
 """
@@ -17,16 +18,18 @@ from typing_extensions import Self
 
 from edge_inspect.capture.protocol import Pixels
 from edge_inspect.capture.ring import Slot
-from edge_inspect.cli.drawing import COLOURS, FONT, drawn, shrunk, words, write
+from edge_inspect.cli.drawing import COLOURS, FONT, draw_part, drawn, shrunk, words, write
 from edge_inspect.errors import StorageFailing, Usage
 from edge_inspect.inference.decode import Detections
 from edge_inspect.pipeline import Judged, Lane
-from edge_inspect.verdict.judge import Kind
+from edge_inspect.verdict.judge import Kind, Verdict
 from edge_inspect.verdict.parts import Look
 
 INSET_SHARE = 0.34
 STRIP_PX = 26
 MOST_LINES = 8
+VERDICTS_KEPT = 100
+"""Of parts that may still be in the picture."""
 
 
 class AnnotatedVideo:
@@ -42,7 +45,7 @@ class AnnotatedVideo:
         self._inset: Pixels | None = None
         self._newest: list[str] = []
         self._colour = COLOURS[Kind.OK]
-        self._on_this_frame: list[Judged] = []
+        self._verdicts: dict[int, Verdict] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = av.open(str(path), "w")
@@ -63,26 +66,28 @@ class AnnotatedVideo:
         kind = judged.verdict.kind
         self._counts[kind] += 1
         self._newest, self._colour = words(judged)[:MOST_LINES], COLOURS[kind]
+        self._verdicts[judged.part] = judged.verdict
+        if len(self._verdicts) > VERDICTS_KEPT:
+            del self._verdicts[next(iter(self._verdicts))]
         if pixels is not None:
-            self._on_this_frame.append(judged)
             self._inset = shrunk(drawn(pixels, judged), round(pixels.shape[1] * INSET_SHARE))
 
     def frame(self, lane: Lane, slot: Slot, looks: list[Look], found: Detections | None) -> None:
-        picture = slot.pixels
-        for judged in self._on_this_frame:
-            picture = drawn(picture, judged)
-        self._on_this_frame.clear()
-        panel_px = round(picture.shape[1] * INSET_SHARE) + 12
-        canvas = cv2.copyMakeBorder(picture, 0, STRIP_PX, 0, panel_px, cv2.BORDER_CONSTANT, value=(32, 28, 24))
+        height, width = slot.pixels.shape[:2]
+        panel_px = round(width * INSET_SHARE) + 12
+        canvas = cv2.copyMakeBorder(slot.pixels, 0, STRIP_PX, 0, panel_px, cv2.BORDER_CONSTANT, value=(32, 28, 24))
+        for sighting in lane.finder.in_sight():
+            verdict = None if sighting.part is None else self._verdicts.get(sighting.part)
+            draw_part(canvas[:height, :width], sighting, verdict)
         counts = "   ".join(f"{kind.value} {number}" for kind, number in self._counts.items())
         cv2.putText(canvas, counts, (8, canvas.shape[0] - 8), FONT, 0.5, (235, 235, 235), 1, cv2.LINE_AA)
         if self._inset is not None:
-            height, width = self._inset.shape[:2]
-            left = picture.shape[1] + 6
-            canvas[6 : 6 + height, left : left + width] = self._inset
-            cv2.rectangle(canvas, (left - 1, 5), (left + width, 6 + height), self._colour, 2)
+            inset_height, inset_width = self._inset.shape[:2]
+            left = width + 6
+            canvas[6 : 6 + inset_height, left : left + inset_width] = self._inset
+            cv2.rectangle(canvas, (left - 1, 5), (left + inset_width, 6 + inset_height), self._colour, 2)
             for number, line in enumerate(self._newest):
-                write(canvas, line, (left, 6 + height + 22 + 22 * number), self._colour, 0.45)
+                write(canvas, line, (left, 6 + inset_height + 22 + 22 * number), self._colour, 0.45)
         self._encode(np.asarray(canvas, np.uint8))
 
     def _encode(self, canvas: Pixels) -> None:

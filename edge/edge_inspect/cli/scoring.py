@@ -5,9 +5,9 @@
    UNKNOWN is neither, and is counted apart.
 3. mAP50 comes from pycocotools, over the frames that were inspected, all detections down to LEAST_SCORE.
 
-Truth is the format of the recorded clips: `{fps, px_per_frame, parts: [{id, x, w, h, boxes, verdict, enter_frame,
-exit_frame}], frames: [[{part, cls, bbox}]]}` with parts travelling to the left; or, for wear that grows,
-`{fps, onset_frame, frames: [{pitting: [bbox]}]}`.
+Truth is the format of the recorded clips: `{fps, px_per_frame, parts: [{id, x, w, verdict, enter_frame, exit_frame}],
+frames: [[{part, cls, bbox}]]}` with parts travelling to the left and classes by name or number; or, for wear that
+grows, `{onset_frame, frames: [...]}`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_inspect.capture.protocol import Pixels
 from edge_inspect.capture.ring import Slot
@@ -30,6 +32,8 @@ from edge_inspect.inference.decode import Detections
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.judge import Kind
 from edge_inspect.verdict.parts import Look
+
+log = structlog.get_logger()
 
 LEAST_SCORE = 0.001
 Box = tuple[int, int, int, int]
@@ -52,8 +56,41 @@ class Score(NamedTuple):
     parts_missed: int | None
     """Parts of the truth that no verdict was given for; the defective ones among them are escapes too."""
     parts_found_twice: int | None
+    parts_invented: int | None
+    """Verdicts on something that is no part of the truth."""
     first_alarm_frame: int | None
     onset_frame: int | None
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class _Part(_Checked):
+    id: int
+    x: float
+    w: Annotated[float, Field(gt=0)]
+    verdict: Literal["OK", "NG"]
+    enter_frame: int
+    exit_frame: int
+
+
+class _Box(_Checked):
+    part: int
+    cls: str | float
+    bbox: tuple[float, float, float, float]
+
+
+class _LineTruth(_Checked):
+    fps: Annotated[float, Field(gt=0)]
+    px_per_frame: float
+    parts: list[_Part]
+    frames: list[list[_Box]]
+
+
+class _WearTruth(_Checked):
+    onset_frame: Annotated[int, Field(ge=0)]
+    frames: list[Any]
 
 
 def load_truth(path: Path) -> dict[str, Any]:
@@ -62,12 +99,16 @@ def load_truth(path: Path) -> dict[str, Any]:
         truth: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise Refusal(f"truth {path}: cannot be read: {err.strerror}") from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise Refusal(f"truth {path}: not JSON: {err}") from err
-    lines = isinstance(truth, dict) and {"px_per_frame", "parts", "frames"} <= truth.keys()
-    wear = isinstance(truth, dict) and {"onset_frame", "frames"} <= truth.keys()
-    if not (lines or wear):
-        raise Refusal(f"truth {path}: allowed: an object with px_per_frame, parts, frames; or onset_frame, frames")
+    kind = _WearTruth if isinstance(truth, dict) and "onset_frame" in truth else _LineTruth
+    try:
+        kind.model_validate(truth)
+    except ValidationError as err:
+        first = err.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(step) for step in first["loc"]) or "the file"
+        allowed = ", ".join(kind.model_fields)
+        raise Refusal(f"truth {path}: {where}: {first['msg']}; allowed: an object with {allowed}") from err
     return truth
 
 
@@ -78,12 +119,14 @@ class Scorer:
         self.verdicts: list[Judged] = []
         self.looks: list[LookRecord] = []
         self.frames = 0
+        self._last_look: dict[int, tuple[int, Box]] = {}
 
     def judged(self, lane: Lane, judged: Judged, pixels: Pixels | None) -> None:
         self.verdicts.append(judged)
 
     def frame(self, lane: Lane, slot: Slot, looks: list[Look], found: Detections | None) -> None:
         self.frames = max(self.frames, slot.stamp.index + 1)
+        self._last_look.update((look.part, (slot.stamp.index, look.box)) for look in looks)
         if found is None or not found.finite:
             return
         classes = tuple(lane.engine.classes[index] for index in found.classes[: found.n])
@@ -110,23 +153,25 @@ class Scorer:
             map50=self._map50(truth, classes) if with_map50 else None,
             parts_missed=len(missed),
             parts_found_twice=sum(len(found) > 1 for found in kinds.values()),
+            parts_invented=len(matches[None]),
             first_alarm_frame=None,
             onset_frame=None,
         )
 
     def _score_wear(self, truth: Mapping[str, Any]) -> Score:
         alarms = [judged.frame_index for judged in self.verdicts if judged.verdict.kind is Kind.NG]
-        return Score(None, None, None, None, None, min(alarms, default=None), int(truth["onset_frame"]))
+        return Score(None, None, None, None, None, None, min(alarms, default=None), int(truth["onset_frame"]))
 
-    def _match(self, truth: Mapping[str, Any]) -> tuple[dict[int, list[Judged]], set[int]]:
-        """Verdicts by the truth's part id, and the parts that an UNKNOWN without a picture may stand for."""
-        matches: dict[int, list[Judged]] = defaultdict(list)
+    def _match(self, truth: Mapping[str, Any]) -> tuple[dict[int | None, list[Judged]], set[int]]:
+        """Verdicts by the truth's part id (None: of no part), and parts that a verdict without a look may stand for."""
+        matches: dict[int | None, list[Judged]] = defaultdict(list)
         blind: list[Judged] = []
         for judged in self.verdicts:
-            if judged.box_px is None:
+            look = self._last_look.get(judged.part)
+            if look is None:
                 blind.append(judged)
-            elif (part := part_at(truth, judged.frame_index, judged.box_px)) is not None:
-                matches[part].append(judged)
+            else:
+                matches[part_at(truth, *look)].append(judged)
         doubtful: set[int] = set()
         for judged in blind:
             near = [
@@ -144,6 +189,7 @@ class Scorer:
             from pycocotools.coco import COCO
             from pycocotools.cocoeval import COCOeval
         except ImportError:
+            log.warning("no mAP50: pycocotools is missing", cure="pip install 'edge-inspect[train]'")
             return None
         pictures, boxes, results = self._coco(truth, list(classes))
         if not boxes or not results:
@@ -178,10 +224,11 @@ class Scorer:
                 continue
             pictures.append(number)
             for known in truth["frames"][look.frame]:
-                if known["part"] == part and known["cls"] in classes:
+                category = _class_number(known["cls"], classes)
+                if known["part"] == part and category is not None:
                     box = _xywh(known["bbox"])
                     boxes.append(
-                        {"id": len(boxes) + 1, "image_id": number, "category_id": classes.index(known["cls"]),
+                        {"id": len(boxes) + 1, "image_id": number, "category_id": category,
                          "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
                     )  # fmt: skip
             for found, score, cls in zip(look.boxes.tolist(), look.scores.tolist(), look.classes, strict=True):
@@ -202,6 +249,13 @@ def part_at(truth: Mapping[str, Any], frame: int, box: Box) -> int | None:
         if share >= best_share:
             best, best_share = part["id"], share
     return best
+
+
+def _class_number(cls: str | float, classes: Sequence[str]) -> int | None:
+    """Of a class that the truth gives by name or by number; None when the model does not know it."""
+    if isinstance(cls, str):
+        return classes.index(cls) if cls in classes else None
+    return int(cls) if 0 <= cls < len(classes) else None
 
 
 def _xywh(box: Sequence[float]) -> list[float]:
