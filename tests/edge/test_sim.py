@@ -237,10 +237,23 @@ def test_camera_is_opened_by_name_with_its_options() -> None:
     assert not camera.live
 
 
+def test_defect_kinds_can_be_named_in_the_source() -> None:
+    assert camera_from("sim:kinds=dent,parts=1,ng_share=1").truth()["classes"] == ["dent"]  # type: ignore[attr-defined]
+    both = camera_from("sim:kinds=dent+stain,parts=12,ng_share=1").truth()  # type: ignore[attr-defined]
+    assert {box[0] for part in both["parts"] for box in part["boxes"]} == {0.0, 1.0}
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"width": 10}, "size 10x360"),
+        ({"width": 10}, "width = 10"),
+        ({"height": "tall"}, "height = 'tall'"),
+        ({"seed": -1}, "seed = -1"),
+        ({"seed": 1.5}, "seed = 1.5"),
+        ({"fps": "fast"}, "fps = 'fast'"),
+        ({"fps": float("nan")}, "fps = nan"),
+        ({"paced": 1}, "paced = 1"),
+        ({"kinds": "rust"}, "kinds = rust"),
         ({"fps": 0}, "fps = 0"),
         ({"px_per_frame": 0}, "px_per_frame = 0"),
         ({"parts": 0}, "parts = 0"),

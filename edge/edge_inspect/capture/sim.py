@@ -18,7 +18,7 @@ Promises:
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -62,13 +62,26 @@ class SimCamera:
         parts: int | None = None,
         ng_share: float = 0.2,
         paced: bool = True,
-        kinds: Sequence[str] = ("scratch",),
+        kinds: Sequence[str] | str = ("scratch",),
     ) -> None:
-        _check(width, height, fps, px_per_frame, parts, ng_share, kinds)
+        kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+        _check(
+            {
+                "seed": seed,
+                "width": width,
+                "height": height,
+                "fps": fps,
+                "px_per_frame": px_per_frame,
+                "parts": parts,
+                "ng_share": ng_share,
+                "paced": paced,
+                "kinds": kinds,
+            }
+        )
         self.label = f"sim:seed={seed}"
         self.live = paced
         self._seed, self._fps, self._step_px, self._parts = seed, fps, px_per_frame, parts
-        self._ng_share, self._kinds = ng_share, tuple(kinds)
+        self._ng_share, self._kinds = ng_share, kinds
         self._width, self._height = width, height
         scale = min(width / 640, height / 360)
         self._scale = scale
@@ -246,22 +259,26 @@ class SimCamera:
         return np.asarray(cv2.cvtColor(sized, cv2.COLOR_GRAY2BGR), np.uint8)
 
 
-def _check(
-    width: int, height: int, fps: float, px_per_frame: int, parts: int | None, ng_share: float, kinds: Sequence[str]
-) -> None:
-    if not (64 <= width <= 8192 and 64 <= height <= 8192):
-        raise BadSource(f"sim: size {width}x{height} px is not possible (64 to 8192 each)")
-    if not 0 < fps <= 1000:
-        raise BadSource(f"sim: fps = {fps} is not possible (above 0, at most 1000)")
-    if not 1 <= px_per_frame <= width:
-        raise BadSource(f"sim: px_per_frame = {px_per_frame} is not possible (1 to {width})")
-    if parts is not None and parts < 1:
-        raise BadSource(f"sim: parts = {parts} is not possible (1 or more)")
-    if not 0 <= ng_share <= 1:
-        raise BadSource(f"sim: ng_share = {ng_share} is not possible (0 to 1)")
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
-        raise BadSource(f"sim: kinds = {','.join(kinds) or '(none)'} is not possible (some of {', '.join(KINDS)})")
+def _check(options: Mapping[str, Any]) -> None:
+    """Options may come from a command line or a file, so types are checked like values."""
+    for name in ("seed", "width", "height", "px_per_frame", "parts"):
+        if type(options[name]) is not int and not (name == "parts" and options[name] is None):
+            raise BadSource(f"sim: {name} = {options[name]!r} is not possible (a whole number)")
+    for name in ("fps", "ng_share"):
+        if type(options[name]) not in (int, float):
+            raise BadSource(f"sim: {name} = {options[name]!r} is not possible (a number)")
+    if type(options["paced"]) is not bool:
+        raise BadSource(f"sim: paced = {options['paced']!r} is not possible (true or false)")
+    most = options["width"]
+    limits = {"seed": (0, 2**32 - 1), "width": (64, 8192), "height": (64, 8192), "fps": (0.01, 1000)}
+    limits |= {"px_per_frame": (1, most), "parts": (1, 1_000_000), "ng_share": (0, 1)}
+    for name, (low, high) in limits.items():
+        if options[name] is not None and not low <= options[name] <= high:
+            raise BadSource(f"sim: {name} = {options[name]} is not possible ({low} to {high})")
+    unknown = [kind for kind in options["kinds"] if kind not in KINDS]
+    if unknown or not options["kinds"]:
+        found = ", ".join(map(str, options["kinds"])) or "(none)"
+        raise BadSource(f"sim: kinds = {found} is not possible (some of {', '.join(KINDS)}, joined by +)")
 
 
 def _light(seed: int, width: int, height: int) -> Pixels:
