@@ -20,7 +20,7 @@ from edge_inspect.verdict.parts import Look
 
 CLASSES = ("scratch", "dent")
 WIDTH, STEP = 400, 10
-"""Parts are 400 px wide and 500 apart; the belt moves 10 px a frame; part n is in the middle (x = 120) on frame 52 + 50 n."""
+"""Parts are 400 px wide and 500 apart; the belt moves 10 px a frame: part n is in the middle, x = 120, on middle(n)."""
 SCRATCH_ON_PART = [50.0, 60.0, 90.0, 100.0]
 Row = tuple[int, float, list[float]]
 
@@ -32,17 +32,15 @@ def middle(part: int) -> int:
 def truth_of(*verdicts: str, cls: str | float = "scratch") -> dict[str, Any]:
     """Parts with these verdicts; each NG one has one scratch."""
     parts = [
-        {"id": n, "x": 640 + 500 * n, "w": WIDTH, "h": 300, "boxes": [], "verdict": verdict,
-         "enter_frame": 50 * n, "center_frame": middle(n), "exit_frame": 104 + 50 * n}
+        {"id": n, "x": 640 + 500 * n, "w": WIDTH, "verdict": verdict, "enter_frame": 50 * n, "exit_frame": 104 + 50 * n}
         for n, verdict in enumerate(verdicts)
-    ]  # fmt: skip
-    frames: list[list[dict[str, Any]]] = [[] for _ in range(parts[-1]["exit_frame"] + 2)]
-    for part in parts:
-        for frame in range(part["enter_frame"], part["exit_frame"]):
-            if part["verdict"] == "NG":
-                x = part["x"] - STEP * frame
-                box = [SCRATCH_ON_PART[0] + x, SCRATCH_ON_PART[1], SCRATCH_ON_PART[2] + x, SCRATCH_ON_PART[3]]
-                frames[frame].append({"part": part["id"], "cls": cls, "bbox": box})
+    ]
+    frames: list[list[dict[str, Any]]] = [[] for _ in range(106 + 50 * len(parts))]
+    x1, y1, x2, y2 = SCRATCH_ON_PART
+    for n, verdict in enumerate(verdicts):
+        for frame in range(50 * n, 104 + 50 * n) if verdict == "NG" else ():
+            x = 640 + 500 * n - STEP * frame
+            frames[frame].append({"part": n, "cls": cls, "bbox": [x1 + x, y1, x2 + x, y2]})
     return {"fps": 25, "width": 640, "height": 360, "px_per_frame": STEP, "parts": parts, "frames": frames}
 
 
