@@ -1,7 +1,8 @@
 """An RTSP server for tests, run by Debian's Python (python3-gi, gir1.2-gst-rtsp-server-1.0), standard library only.
 
     /usr/bin/python3 rtsp_server.py [--clip FILE] [--fps 25] [--size 320x192] [--gop 25] [--bframes 0] [--mtu 1400]
-                                    [--codec h264|h265|jpeg] [--slices 2] [--shared] [--user NAME --password WORD]
+                                    [--codec h264|h265|jpeg] [--slices 2] [--shared] [--spots]
+                                    [--user NAME --password WORD]
 
 Prints one JSON line {"port": ..., "start_ns": ...} and serves until stdin closes:
 
@@ -23,6 +24,7 @@ import time
 SQUARE_PX = 16
 NUMBER_BITS = 24
 DARK, LIGHT = 40, 210
+SPOT = (144, 80, 176, 112)
 
 ENCODERS = {
     "h264": "x264enc tune=zerolatency speed-preset=ultrafast bitrate=2000 key-int-max={gop} bframes={bframes} "
@@ -44,17 +46,27 @@ def squares(number: int, count: int) -> list[bool]:
     return light[:count]
 
 
-def draw(number: int, width: int, height: int) -> bytes:
-    """Picture `number` as I420."""
+def draw(number: int, width: int, height: int, *, spots: bool = False) -> bytes:
+    """Picture `number` as I420; with `spots` every odd one has a red spot in its middle."""
     columns, rows = width // SQUARE_PX, height // SQUARE_PX
     light = squares(number, columns * rows)
-    luma = b""
+    luma = bytearray()
     for row in range(rows):
-        line = b"".join(
-            bytes([LIGHT if light[row * columns + column] else DARK]) * SQUARE_PX for column in range(columns)
-        )
-        luma += line * SQUARE_PX
-    return luma + b"\x80" * (width * height // 2)
+        for column in range(columns):
+            luma += bytes([LIGHT if light[row * columns + column] else DARK]) * SQUARE_PX
+        luma += luma[-width:] * (SQUARE_PX - 1)
+    blue, red = bytearray(b"\x80" * (width * height // 4)), bytearray(b"\x80" * (width * height // 4))
+    if spots and number % 2:
+        paint(luma, width, SPOT, 81)
+        half = tuple(edge // 2 for edge in SPOT)
+        paint(blue, width // 2, half, 90)
+        paint(red, width // 2, half, 240)
+    return bytes(luma + blue + red)
+
+
+def paint(plane: bytearray, width: int, box: tuple[int, ...], value: int) -> None:
+    for row in range(box[1], box[3]):
+        plane[row * width + box[0] : row * width + box[2]] = bytes([value]) * (box[2] - box[0])
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -89,7 +101,7 @@ def serve(args: argparse.Namespace) -> None:
                 if state["first"] is None:
                     state["first"] = number
                 state["number"] = number
-                buffer = Gst.Buffer.new_wrapped(draw(number, width, height))
+                buffer = Gst.Buffer.new_wrapped(draw(number, width, height, spots=args.spots))
                 buffer.pts = (number - state["first"]) * period_ns
                 buffer.duration = period_ns
                 source.emit("push-buffer", buffer)
@@ -147,6 +159,7 @@ if __name__ == "__main__":
     parser.add_argument("--mtu", type=int, default=1400)
     parser.add_argument("--codec", choices=sorted(ENCODERS), default="h264")
     parser.add_argument("--shared", action="store_true", help="one encoder for all")
+    parser.add_argument("--spots", action="store_true", help="a red spot on every odd picture")
     parser.add_argument("--user")
     parser.add_argument("--password", default="")
     serve(parser.parse_args())

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from tests.sim.chaos import ChaosProxy
 from tests.sim.clips import write_numbered_clip
+from tests.sim.rtp import LoseRtp
 from tests.sim.rtsp import RtspServer, Seen, Watcher, good, require_rtsp_server
 
 from edge_inspect.capture.protocol import Pixels, Read, Stamp
@@ -24,37 +25,6 @@ pytestmark = pytest.mark.slow
 MAX_AGE_NS = 500_000_000
 SLACK_NS = 150_000_000
 """What the machine that runs the tests may add; the pictures come 40 ms apart."""
-
-
-class LoseRtp:
-    """Takes each `every`th RTP packet of the video out of an interleaved RTSP connection."""
-
-    def __init__(self, every: int) -> None:
-        self._every = every
-        self._count = 0
-        self._rest = b""
-        self.active = threading.Event()
-
-    def __call__(self, data: bytes) -> bytes:
-        data = self._rest + data
-        out = bytearray()
-        while data:
-            if data[:1] != b"$":
-                cut = data.find(b"$") if b"$" in data else len(data)
-                out += data[:cut]
-                data = data[cut:]
-                continue
-            size = 4 + int.from_bytes(data[2:4], "big")
-            if len(data) < max(4, size):
-                break
-            packet, data = data[:size], data[size:]
-            if packet[1] == 0 and self.active.is_set():
-                self._count += 1
-                if self._count % self._every == 0:
-                    continue
-            out += packet
-        self._rest = data
-        return bytes(out)
 
 
 @pytest.fixture(scope="module")
