@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.mosquitto import BINARY, KEEPS_EVERYTHING, Mosquitto
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -52,6 +52,7 @@ HANG_S = 10.0
 """A thread that has not moved for so long hangs in a call that will never return."""
 
 
+START_MORE_S = 30.0
 JOIN_S = 5.0
 """How long the end waits for a thread. What the courier cannot deliver meanwhile lies in the outbox."""
 
@@ -226,6 +227,8 @@ class Appliance:
                 said_ready = self._say_ready()
             if time.monotonic() >= next_look:
                 watchdog.look()
+                if not said_ready:
+                    self._notifier.extend(START_MORE_S)  # an engine may take minutes to build, once
                 next_look = time.monotonic() + watchdog.period_s
             patience.look()
             self._end.wait(0.1)

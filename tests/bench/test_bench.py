@@ -9,11 +9,11 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.sim.tiny_model import write_tiny_package
 
 from edge_inspect.cli import run_command
 from edge_inspect.cli.bench_side import Side, percentiles, take_turns
 from edge_inspect.errors import Refusal
+from tests.sim.tiny_model import write_tiny_package
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from pathlib import Path
 import cv2
 import pytest
 import typer
-from tests.sim.v4l2 import ShimCamera, environment, mjpg, numbered, numbers_in, yuyv
 
 from edge_inspect.cli import camera
 from edge_inspect.errors import BadSource, CameraLost, InspectError, StorageFailing, Usage
+from tests.sim.v4l2 import ShimCamera, environment, mjpg, numbered, numbers_in, yuyv
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "import typer; from edge_inspect.cli import camera; app = typer.Typer(); camera.add(app); app()"

@@ -11,16 +11,16 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.edge.delivery.couriers import until
-from tests.edge.delivery.reports import DEVICE, TOPICS, report
-from tests.mosquitto import Mosquitto, free_port
-from tests.wire.samples import defect_full, defect_unseen
 
 from edge_inspect.cli import run_command
 from edge_inspect.cli.watch import human_line
 from edge_inspect.delivery.outbox import Outbox
 from edge_wire.messages import DefectReport
 from edge_wire.topics import Topics
+from tests.edge.delivery.couriers import until
+from tests.edge.delivery.reports import DEVICE, TOPICS, report
+from tests.mosquitto import Mosquitto, free_port
+from tests.wire.samples import defect_full, defect_unseen
 
 EPOCH = "019a2f3b4c5d-0123456789abcdef"
 

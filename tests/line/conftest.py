@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.line.drawn import Notes
-from tests.sim.tiny_model import write_tiny_package
 
 from edge_inspect.capture.protocol import Camera
 from edge_inspect.config import config_from_options
 from edge_inspect.daemon import Appliance
+from tests.line.drawn import Notes
+from tests.sim.tiny_model import write_tiny_package
 
 RECIPE = """
 name = "spots"

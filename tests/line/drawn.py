@@ -6,14 +6,13 @@ import threading
 import time
 from collections.abc import Sequence
 
-from tests.sim.tiny_model import draw_defect
-
 from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
 from edge_inspect.capture.ring import Slot
 from edge_inspect.errors import CameraLost
 from edge_inspect.inference.decode import Detections
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.parts import Look
+from tests.sim.tiny_model import draw_defect
 
 WIDTH, HEIGHT = 320, 192
 SPOT = (100, 60, 130, 90)

@@ -13,14 +13,14 @@ import tracemalloc
 
 import psutil
 import pytest
-from tests.line.conftest import Build
-from tests.line.drawn import HEIGHT, WIDTH
 
 from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
 from edge_inspect.capture.ring import Slot
 from edge_inspect.inference.decode import Detections
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.parts import Look
+from tests.line.conftest import Build
+from tests.line.drawn import HEIGHT, WIDTH
 
 LONG = bool(os.environ.get("EDGE_INSPECT_LONG"))
 WARM_UP = 500

@@ -8,9 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.sim.chaos import ChaosProxy
-from tests.sim.rtp import LoseRtp
-from tests.sim.rtsp import RtspServer, number_in, require_rtsp_server
 
 from edge_inspect.capture.protocol import Pixels
 from edge_inspect.capture.ring import Slot
@@ -20,6 +17,9 @@ from edge_inspect.daemon import Appliance
 from edge_inspect.inference.decode import Detections
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.parts import Look
+from tests.sim.chaos import ChaosProxy
+from tests.sim.rtp import LoseRtp
+from tests.sim.rtsp import RtspServer, number_in, require_rtsp_server
 
 pytestmark = pytest.mark.slow
 OLDEST_S = 1.2

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.sim.tiny_model import write_tiny_package
 
 from edge_inspect.delivery.outbox import FILE_NAME, Outbox
 from edge_inspect.health.notify import MAX_AGE_S
+from tests.sim.tiny_model import write_tiny_package
 
 ROOT = Path(__file__).resolve().parents[2]
 WATCHDOG_S = 2.0

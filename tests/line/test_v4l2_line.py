@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from tests.sim.tiny_model import draw_defect
 from tests.sim.v4l2 import ShimCamera, draw_number, environment, mjpg, yuyv
 

@@ -6,11 +6,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+
+from edge_inspect.delivery.outbox import FILE_NAME
 from tests.line.conftest import Build
 from tests.line.drawn import SPOT, DrawnCamera
 from tests.sim.tiny_model import write_tiny_package
-
-from edge_inspect.delivery.outbox import FILE_NAME
 
 GOOD, BAD = ("OK", "no-defect"), ("NG", "defect")
 

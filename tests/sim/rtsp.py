@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.sim.rtsp_server import DARK, LIGHT, NUMBER_BITS, SQUARE_PX, squares
 
 from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
 from edge_inspect.capture.rtsp import RtspCamera
 from edge_inspect.errors import CameraLost
+from tests.sim.rtsp_server import DARK, LIGHT, NUMBER_BITS, SQUARE_PX, squares
 
 DEBIAN_PYTHON = Path("/usr/bin/python3")
 NEEDS = """

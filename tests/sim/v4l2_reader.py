@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.sim.v4l2 import numbers_in
 
 from edge_inspect.capture.protocol import Read, Stamp
 from edge_inspect.capture.v4l2 import V4L2Camera
 from edge_inspect.errors import CameraLost, InspectError
+from tests.sim.v4l2 import numbers_in
 
 UNTOUCHED = 77
 

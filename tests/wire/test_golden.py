@@ -11,10 +11,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-from tests.wire.samples import SAMPLES
 
 from edge_wire import schema
 from edge_wire.messages import MESSAGES, Message
+from tests.wire.samples import SAMPLES
 
 GOLDEN = Path(__file__).parent / "golden"
 LINK_ERRORS = schema.FOLDER.parents[1] / "edge" / "edge_inspect" / "delivery" / "link_errors.py"

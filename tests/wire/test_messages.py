@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.wire.samples import JPEG, SAMPLES, defect_full, vitals_full
 
 from edge_wire.fields import MAX_THUMBNAIL_BYTES, digest_of, utc_from_ns
 from edge_wire.messages import (
@@ -27,6 +26,7 @@ from edge_wire.messages import (
     join,
 )
 from edge_wire.topics import LEAVES, Topics, subscription
+from tests.wire.samples import JPEG, SAMPLES, defect_full, vitals_full
 
 boxes = st.lists(st.floats(0, 65535), min_size=4, max_size=4).map(
     lambda n: (min(n[0], n[2]), min(n[1], n[3]), max(n[0], n[2]), max(n[1], n[3]))

@@ -107,7 +107,8 @@ class GStreamerCamera:
                 self._missed += 1
                 continue
             stamp.broken = self._convert(sample, pixels)
-            stamp.index, stamp.missed, self._missed = self._index, self._missed, 0
+            stamp.index, stamp.missed, self._missed = self._index, self._missed if self._began else 0, 0
+            self._began = True  # what went by between opening and the first picture is no loss
             now_ns = time.monotonic_ns()
             stamp.captured_ns = captured_ns
             stamp.utc_ns = time.time_ns() - (now_ns - captured_ns)
@@ -140,7 +141,7 @@ class GStreamerCamera:
         for name, value in (("sync", False), ("max-buffers", 2), ("drop", self.live)):
             self._sink.set_property(name, value)
         self._pipeline.set_state(gst.State.PLAYING)
-        self._index, self._missed, self._next_offset = -1, 0, None
+        self._index, self._missed, self._next_offset, self._began = -1, 0, None, False
         self._last_at = time.monotonic()
         while self._first is None:
             self._first = self._pull(0.1)
@@ -246,6 +247,9 @@ class GStreamerCamera:
 def _load() -> tuple[Any, Any, Any, Any]:
     """GStreamer by introspection, and its C library. Raises BadSource naming what is missing."""
     try:
+        # GStreamer brings libunwind into the process, whose _Unwind_Resume then stands in for libgcc's: the first C++
+        # exception in a library loaded later (OpenVINO throws some) aborts the process. The one that is first wins.
+        ctypes.CDLL("libgcc_s.so.1", mode=ctypes.RTLD_GLOBAL)
         import gi
 
         gi.require_version("Gst", "1.0")

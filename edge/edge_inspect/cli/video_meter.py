@@ -55,7 +55,7 @@ def stream_bytes(source: str) -> int | None:
             streams = container.streams.video
             if not streams or streams[0].codec_context.name != "h264":
                 return None
-            return sum(packet.size for packet in container.demux(streams[0]))
+            return int(sum(packet.size for packet in container.demux(streams[0])))
     except av.error.FFmpegError:
         # The replay has already said what is wrong with this file.
         return None

@@ -35,7 +35,7 @@ class Broker:
     username: str | None = None
     password_file: Path | None = None
     keepalive_s: int = 20
-    connect_timeout_s: float = 4.0
+    connect_timeout_s: float = 3.0
     host: str = field(init=False)
     port: int = field(init=False)
     tls: bool = field(init=False)

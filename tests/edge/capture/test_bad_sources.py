@@ -15,7 +15,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tests.sim.clips import write_numbered_clip
 
 from edge_inspect.capture.images import ImageFolder
 from edge_inspect.capture.open import camera_from
@@ -25,6 +24,7 @@ from edge_inspect.capture.v4l2 import V4L2Camera
 from edge_inspect.capture.video import VideoFile
 from edge_inspect.cli import run_command
 from edge_inspect.errors import BadSource, CameraLost, InspectError
+from tests.sim.clips import write_numbered_clip
 
 Make = Callable[[Path], str]
 """Puts something bad into a folder and returns the source that names it."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.sim.clips import write_numbered_clip
 
 SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
@@ -196,3 +197,20 @@ def test_without_pygobject_the_extra_is_named() -> None:
     assert "edge-inspect[gstreamer]" in told["end"]
 
 
+def test_openvino_loads_after_gstreamer(python_with_gi: list[str]) -> None:
+    """GStreamer's libunwind must not catch the exceptions of C++ libraries that are loaded later: that aborts."""
+    pytest.importorskip("onnxruntime_ep_openvino")
+    told = run(
+        python_with_gi,
+        """
+import cv2
+from edge_inspect.inference.providers import usable_providers
+from edge_inspect.capture.open import camera_from
+camera = camera_from("gst:videotestsrc is-live=true")
+camera.open()
+usable_providers()
+camera.close()
+print(json.dumps("alive"))
+""",
+    )
+    assert told == "alive"

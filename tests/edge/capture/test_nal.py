@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.sim.rtsp_server import draw
 
 from edge_inspect.capture.nal import FrameNumbers, continues_picture, units
+from tests.sim.rtsp_server import draw
 
 
 def packets(folder: Path, **options: str) -> tuple[bytes, list[bytes]]:

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
-from tests.sim.clips import write_numbered_clip
-from tests.sim.rtsp import number_in
 
 from edge_inspect.capture.images import ImageFolder
 from edge_inspect.capture.protocol import Camera, Pixels, Read, Stamp
 from edge_inspect.capture.video import VideoFile
 from edge_inspect.errors import FormatChanged
+from tests.sim.clips import write_numbered_clip
+from tests.sim.rtsp import number_in
 
 
 class Shown(NamedTuple):

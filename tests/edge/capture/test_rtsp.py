@@ -12,14 +12,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from tests.sim.chaos import ChaosProxy
-from tests.sim.clips import write_numbered_clip
-from tests.sim.rtp import LoseRtp
-from tests.sim.rtsp import RtspServer, Seen, Watcher, good, require_rtsp_server
 
 from edge_inspect.capture.protocol import Pixels, Read, Stamp
 from edge_inspect.capture.rtsp import RtspCamera
 from edge_inspect.errors import BadSource, CameraLost, FormatChanged
+from tests.sim.chaos import ChaosProxy
+from tests.sim.clips import write_numbered_clip
+from tests.sim.rtp import LoseRtp
+from tests.sim.rtsp import RtspServer, Seen, Watcher, good, require_rtsp_server
 
 pytestmark = pytest.mark.slow
 MAX_AGE_NS = 500_000_000

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.sim.v4l2 import ShimCamera, environment, mjpg, numbered, yuyv
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.edge.delivery.reports import TOPICS, state
-from tests.mosquitto import Listener, Mosquitto
-
 from edge_inspect.delivery.broker import Broker
 from edge_inspect.delivery.courier import Courier
 from edge_inspect.delivery.outbox import Outbox
+from tests.edge.delivery.reports import TOPICS, state
+from tests.mosquitto import Listener, Mosquitto
 
 
 @contextmanager

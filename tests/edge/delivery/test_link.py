@@ -13,16 +13,16 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.certificates import Authority
-from tests.edge.delivery.couriers import running, until
-from tests.edge.delivery.reports import DEVICE, TOPICS, report
-from tests.mosquitto import Mosquitto, free_port
 
 from edge_inspect.delivery.broker import Broker
 from edge_inspect.delivery.link import Link, packet_bytes
 from edge_inspect.delivery.link_errors import LinkLost
 from edge_inspect.delivery.outbox import Outbox
 from edge_inspect.errors import BadConfig
+from tests.certificates import Authority
+from tests.edge.delivery.couriers import running, until
+from tests.edge.delivery.reports import DEVICE, TOPICS, report
+from tests.mosquitto import Mosquitto, free_port
 
 NewMosquitto = Callable[..., Mosquitto]
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.edge.delivery.reports import DEVICE, UTC_NS, part_numbers, report
 
 from edge_inspect.delivery import outbox_file
 from edge_inspect.delivery.outbox import Outbox, OutboxFull
 from edge_inspect.delivery.outbox_stats import read_only_stats
 from edge_inspect.errors import Refusal, StorageFailing
 from edge_wire.messages import DefectReport
+from tests.edge.delivery.reports import DEVICE, UTC_NS, part_numbers, report
 
 HOUR_NS = 3600 * 10**9
 
@@ -216,8 +216,8 @@ def test_acked_reports_stay_for_a_resync_and_then_go(outbox: Outbox, clock: Cloc
 
 def test_pictures_are_shed_oldest_first_and_metadata_stays(path: Path) -> None:
     with closing(Outbox(path, device=DEVICE, cap_bytes=2 << 20)) as box:
-        for number in range(1, 401):
-            box.put(report(number, picture_bytes=20_000))
+        for number in range(1, 401, 4):
+            box.put_many([report(number + step, picture_bytes=20_000) for step in range(4)])
         found = [DefectReport.from_bytes(payload) for payload in waiting(box)]
         kept = [entry.part.number for entry in found if entry.thumbnail and entry.thumbnail.jpeg]
         stats = box.stats()
@@ -242,10 +242,11 @@ def test_what_arrived_is_given_up_before_what_waits(path: Path) -> None:
 def test_a_full_outbox_refuses_loudly_keeps_all_and_recovers_when_something_arrives(path: Path) -> None:
     with closing(Outbox(path, device=DEVICE, cap_bytes=1 << 20)) as box:
         number = 0
-        with pytest.raises(OutboxFull):
-            while True:
-                box.put(report(number + 1, picture_bytes=5000))
-                number += 1
+        for size in (5, 1):
+            with pytest.raises(OutboxFull):
+                while True:
+                    box.put_many([report(number + step, picture_bytes=5000) for step in range(1, size + 1)])
+                    number += size
         assert number > 400
         assert part_numbers(waiting(box)) == list(range(1, number + 1))
         with pytest.raises(OutboxFull):
@@ -323,6 +324,32 @@ def test_putting_again_after_a_failed_commit_keeps_every_report_once(
         assert [found.seq for found in ids] == [2, 3, 4] and {found.epoch for found in ids} == {first.epoch}
         assert part_numbers(waiting(box)) == [1, 2, 3, 4]
         assert box.stats().last_seq == 4
+
+
+def test_what_a_failed_commit_left_is_written_again_before_the_next_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only in the WAL, whose pages the kernel may have given up: in the main file, read here without the WAL."""
+    real = sqlite3.connect
+    monkeypatch.setattr(outbox_file, "BUSY_S", 0.1)
+    monkeypatch.setattr(outbox_file.sqlite3, "connect", lambda *a, **k: real(*a, **{**k, "factory": Failing}))
+    with closing(Outbox(path, device=DEVICE)) as box, closing(real(path, isolation_level=None)) as other:
+        other.execute("SELECT * FROM epoch").fetchall()  # a second connection: closing ours alone writes nothing back
+        monkeypatch.setattr(Failing, "fail_at", "COMMIT")
+        monkeypatch.setattr(Failing, "after", True)
+        with pytest.raises(StorageFailing):
+            box.put(report(1))
+        monkeypatch.setattr(Failing, "fail_at", "")
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM epoch").fetchall()
+        with pytest.raises(StorageFailing, match="in use by another program"):
+            box.put(report(1))
+        other.execute("ROLLBACK")
+        box.put(report(1))
+        main_file_alone = path.with_name("copy.sqlite3")
+        main_file_alone.write_bytes(path.read_bytes())
+        with closing(outbox_file.read_only(main_file_alone)) as look:
+            assert look.execute("SELECT count(*) FROM report").fetchone() == (1,)
 
 
 def test_putting_other_reports_after_a_commit_that_reached_the_disk_is_noticed(

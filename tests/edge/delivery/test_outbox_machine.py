@@ -14,13 +14,13 @@ from unittest.mock import patch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.edge.delivery.reports import DEVICE, UTC_NS, report
 
 from edge_inspect.delivery import outbox_file
 from edge_inspect.delivery.outbox import Outbox
 from edge_inspect.delivery.outbox_file import ACKED, PENDING, SENT
 from edge_inspect.errors import StorageFailing
 from edge_wire.messages import DefectReport, ReportId
+from tests.edge.delivery.reports import DEVICE, UTC_NS, report
 
 RETAIN_S = 3600.0
 
@@ -207,5 +207,5 @@ class OutboxMachine(RuleBasedStateMachine):
 
 TestOutboxMachine = OutboxMachine.TestCase
 TestOutboxMachine.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=30, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import structlog
-from tests.edge.delivery.reports import DEVICE, part_numbers, report
 
 from edge_inspect.delivery.outbox import Outbox, OutboxFull
 from edge_inspect.delivery.writer import OutboxWriter
 from edge_inspect.errors import StorageFailing
 from edge_wire.messages import DefectReport, ReportId
+from tests.edge.delivery.reports import DEVICE, part_numbers, report
 
 
 class Disk(Outbox):

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.mosquitto import Mosquitto
-from tests.sim.tiny_model import write_tiny_package
 
 from edge_inspect.cli import run_command
 from edge_inspect.config import MqttConfig, config_from_options
@@ -38,6 +36,8 @@ from edge_inspect.health.check_runtime import (
 from edge_inspect.health.doctor import examine
 from edge_inspect.health.findings import Finding, State
 from edge_inspect.inference.providers import Offer
+from tests.mosquitto import Mosquitto
+from tests.sim.tiny_model import write_tiny_package
 
 XEON = "processor : 0\nmodel name\t: Intel(R) Xeon(R) Platinum\nflags\t\t: fpu avx2 avx512f amx_tile amx_bf16\n"
 ORIN = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm bf16\nCPU implementer\t: 0x41\n"

@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from tests.sim.tiny_model import write_tiny_package
 
 from edge_inspect.cli import run_command
 from edge_inspect.errors import BadModel
 from edge_inspect.inference.package import ModelPackage
+from tests.sim.tiny_model import write_tiny_package
 
 Spoil = Callable[[Path], None]
 

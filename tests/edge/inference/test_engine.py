@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from tests.sim.tiny_model import draw_defect, write_tiny_package
 
 from edge_inspect.errors import BadModel, ProviderMissing, RuntimeMissing, Usage
 from edge_inspect.inference import providers
@@ -22,6 +21,7 @@ from edge_inspect.inference.engine import Engine
 from edge_inspect.inference.letterbox import Letterbox
 from edge_inspect.inference.package import ModelPackage, find_model
 from edge_wire.manifest import Manifest
+from tests.sim.tiny_model import draw_defect, write_tiny_package
 
 THERE = [offer.provider for offer in providers.survey() if offer.there and offer.provider != "tensorrt"]
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from tests.sim.tiny_model import draw_defect, write_tiny_package
 
 import edge_inspect.inference
 from edge_inspect.inference.decode import Decoder
 from edge_inspect.inference.engine import Engine
 from edge_inspect.inference.letterbox import Letterbox
 from edge_inspect.inference.package import ModelPackage
+from tests.sim.tiny_model import draw_defect, write_tiny_package
 
 LONG = bool(os.environ.get("EDGE_INSPECT_LONG"))
 WARM_UP = 500

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.edge.verdict.belt_line import PERIOD_NS, BeltLine, Pixels, Watched, watch
 
 from edge_inspect.verdict.barrier import HIDDEN_FRAMES, LightBarrier
 from edge_inspect.verdict.parts import FramePart, part_finder
 from edge_inspect.verdict.recipe import Barrier, Recipe
+from tests.edge.verdict.belt_line import PERIOD_NS, BeltLine, Pixels, Watched, watch
 
 PLATES = [400, 380, 420, 400]
 
