@@ -78,6 +78,7 @@ class GStreamerCamera:
         self._pipeline: Any = None
         self._first: Any = None
         self._missed = 0
+        self._began = False
         self.label = f"gst {pipeline.split('!', maxsplit=1)[0].split(maxsplit=1)[0]}"
 
     def open(self) -> Format:

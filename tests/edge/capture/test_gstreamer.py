@@ -204,11 +204,11 @@ def test_openvino_loads_after_gstreamer(python_with_gi: list[str]) -> None:
         python_with_gi,
         """
 import cv2
-from edge_inspect.inference.providers import usable_providers
+from edge_inspect.inference.providers import survey
 from edge_inspect.capture.open import camera_from
 camera = camera_from("gst:videotestsrc is-live=true")
 camera.open()
-usable_providers()
+survey()
 camera.close()
 print(json.dumps("alive"))
 """,
