@@ -91,8 +91,9 @@ class Barrier(Table):
     """Where parts travel to in the picture; `auto` finds out whether left or right."""
     belt_bgr: tuple[Byte, Byte, Byte] | None = None
     """Colour of the empty belt; without it, learnt from the two edges of the picture along which parts travel."""
-    contrast: Annotated[int, Field(ge=2, le=200)] = 10
-    """Grey levels by which a part differs from the belt, at least; raised by itself on a noisy or textured belt."""
+    contrast: Annotated[int, Field(ge=2, le=200)] = 20
+    """Grey levels by which a part differs from the belt, at least. Higher for stained or unevenly lit belts, lower for
+    parts that hardly stand out; noise is allowed for by itself."""
     min_length: Annotated[float, Field(gt=0, lt=1)] = 0.06
     """Along the belt, share of the picture: anything shorter is no part (dirt, crumbs)."""
     gap: Annotated[float, Field(ge=0, lt=0.5)] = 0.04
@@ -115,19 +116,23 @@ class Area(Table):
     of: Literal["part", "frame"]
     """`part`: px from the part's upper left corner, as `part_box_px` in a report. `frame`: px of the picture."""
     polygon: Polygon
+    """[[x, y], ...]: at least three points."""
 
 
 class Scale(Table):
     """`[scale]`"""
 
     mm_per_px: Annotated[float, Field(gt=0, le=1000)]
+    """Size of a pixel where the parts lie; with it, reports give sizes in mm."""
 
 
 class ReportRule(Table):
     """`[report]`"""
 
     thumbnail: bool = True
+    """Send a small picture of the defects with each report."""
     thumbnail_max_bytes: Annotated[int, Field(ge=500, le=65_536)] = 2_500
+    """Largest thumbnail (JPEG); quality and then size are lowered until it fits."""
     thumbnail_px: Annotated[int, Field(ge=16, le=2_000)] = 128
     """Longer side of the thumbnail, at most."""
 
@@ -140,10 +145,12 @@ class FrameRule(Table):
 
 
 class Recipe(Table):
-    """One recipe."""
+    """What counts as a defect on a line, and what one part is."""
 
     name: Label
+    """Letters, digits, space and `._+-`; goes into every report."""
     version: Label
+    """The same; change it whenever the recipe changes."""
     classes: Annotated[dict[ClassName, DefectClass], Field(min_length=1, max_length=1000)]
     part: PartRule = PartRule()
     barrier: Barrier = Barrier()

@@ -10,8 +10,9 @@ from typing import Any
 import cv2
 import pytest
 
+from edge_inspect.verdict.barrier import LightBarrier
 from edge_inspect.verdict.parts import Look, part_finder
-from edge_inspect.verdict.recipe import find_recipe, load_recipe
+from edge_inspect.verdict.recipe import Barrier, find_recipe, load_recipe
 
 LINES = [("metal_tag_line_dev", "metal-plate"), ("cookie_line", "cookies"), ("screw_line", "screws")]
 PERIOD_NS = 40_000_000
@@ -61,3 +62,18 @@ def test_every_part_is_found_once_when_five_of_six_frames_are_skipped(data_dir: 
     last = [true_part(truth, look, number) for number, look in found if look.last]
     assert last[: len(passed)] == passed
     assert len(set(last)) == len(last)
+
+
+def test_a_bolt_on_a_real_stained_belt_is_found_once_and_in_the_middle(data_dir: Path) -> None:
+    """Genuine footage of a conveyor; the bolt travels to the right."""
+    capture = cv2.VideoCapture(str(data_dir / "replay" / "bolt-multi-size-detection.gif"))
+    finder, found, number = None, [], 0
+    while (picture := capture.read()[1]) is not None:
+        finder = finder or LightBarrier(Barrier(contrast=40), *picture.shape[:2])
+        found += finder.see(picture, number * PERIOD_NS)
+        assert finder.unjudged() == []
+        number += 1
+    capture.release()
+    (look,) = found
+    assert look.last
+    assert abs((look.box[0] + look.box[2]) / 2 - 240) < 24

@@ -142,15 +142,17 @@ def test_bad_recipe_is_one_line_with_file_key_and_what_is_allowed(case: str, tmp
     assert caught.value.exit_code == 78
 
 
-@pytest.mark.parametrize("name", ["metal-plate", "cookies", "screws"])
+@pytest.mark.parametrize("name", ["ball-screw", "cookies", "metal-plate", "screws"])
 def test_shipped_recipes_load(name: str) -> None:
     recipe = load_recipe(find_recipe(name))
     assert recipe.name == name
-    assert recipe.part.mode == "barrier"
+    assert recipe.part.mode == ("frame" if name == "ball-screw" else "barrier")
 
 
 def test_a_recipe_that_is_not_shipped_is_one_line_with_those_that_are() -> None:
-    with pytest.raises(BadConfig, match=r"cookies, metal-plate, screws, a path to .* did you mean `cookies`"):
+    with pytest.raises(
+        BadConfig, match=r"ball-screw, cookies, metal-plate, screws, a path .*did you mean `cookies`"
+    ):
         find_recipe("cookie")
 
 
