@@ -114,6 +114,8 @@ class LightBarrier:
         self._blind_reason = ""
         self._blind_told = False
         self._doubtful = 0
+        self._step = 0.0
+        """Columns that parts are expected to move until the next frame, at most."""
 
     # --- what the pipeline calls ------------------------------------------------------------------------------------
 
@@ -122,6 +124,7 @@ class LightBarrier:
         shift = self._shift(captured_ns)
         if shift is None:
             return ()
+        self._step = max(abs(shift), abs(self._travel.per_frame))
         for part in self._parts:
             part.advance(shift)
         self._match(self._belt.pieces(self._gap), shift)
@@ -253,7 +256,9 @@ class LightBarrier:
         wanted = self._rule.looks
         room = self._columns - part.length
         come = self._direction * ((part.start + part.end) / 2 - self._columns / 2) + room / 2
-        due = sum(come + abs(self._travel.per_frame) / 2 >= room * k / (wanted + 1) for k in range(1, wanted + 1))
+        due = sum(come + self._step / 2 >= room * k / (wanted + 1) for k in range(1, wanted + 1))
+        if self._to_go(part) <= self._step:
+            due = wanted  # the last chance: on the next frame its head has left the picture
         if due > part.looks:
             part.looks = due
             part.done = due == wanted
@@ -262,7 +267,7 @@ class LightBarrier:
     def _is_longer_than_picture(self, part: _Part) -> bool:
         """Its head is about to leave before its tail came in."""
         to_go = self._to_go(part)
-        if self._tail_seen(part) or to_go > abs(self._travel.per_frame) or not part.is_real(self._least):
+        if self._tail_seen(part) or to_go > self._step or not part.is_real(self._least):
             return False
         head_seen = part.start_seen if self._direction < 0 else part.end_seen
         part.is_long = True
@@ -279,7 +284,7 @@ class LightBarrier:
 
     def _look_at_stretch(self, part: _Part) -> Iterator[Look]:
         last = self._tail_seen(part)
-        if not last and part.looked_ago + abs(self._travel.per_frame) < STRIDE * self._columns:
+        if not last and part.looked_ago + self._step < STRIDE * self._columns:
             return
         part.hole |= math.isfinite(part.looked_ago) and part.looked_ago > self._columns
         part.looked_ago = 0.0

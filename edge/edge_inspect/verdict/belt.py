@@ -34,7 +34,9 @@ LEARN_EVERY = 3
 LEARN = 0.2
 """How much of a fresh view of the empty belt goes into what is known of it, each `LEARN_EVERY` frames."""
 FASTEST = 0.06
-"""Largest share by which light may change in two frames; what changes faster is no light."""
+"""Largest share by which light may drift in two frames; what changes faster is a lamp switched, or no light at all."""
+ALIKE = 0.15
+"""What a lamp does to one place in the picture it does to all others, give or take this share."""
 DEVIATIONS = 4.0
 """A sample is no belt when it differs by this many times the belt's mean deviation (5 sigma if that were Gaussian)."""
 MOST_NOISE = 60.0
@@ -82,6 +84,7 @@ class Belt:
         self._free = np.ones(self.columns, bool)
         self._noise = 0.0
         self._known = False
+        self._brightness = 0.0
         self._frames = 0
         self._rule = rule
         self._fenced = np.zeros(self.columns + 2, bool)
@@ -164,10 +167,12 @@ class Belt:
         now = self._sheet[:: ACROSS - 1, columns].astype(np.float32)
         expected = self._expected[:: ACROSS - 1, columns].astype(np.float32)
         belt = (np.abs(now - expected) <= self._threshold + FASTEST * expected).all(axis=2, keepdims=True)
-        if np.count_nonzero(belt) < 0.4 * belt.size:
-            return
-        was = (expected * belt).sum(axis=(0, 1)) + 1
-        ratio = np.clip(((now * belt).sum(axis=(0, 1)) + 1) / was, 1 - FASTEST, 1 + FASTEST)
+        before, self._brightness = self._brightness, float(self._sheet.mean())
+        if np.count_nonzero(belt) >= 0.4 * belt.size:
+            was = (expected * belt).sum(axis=(0, 1)) + 1
+            ratio = np.clip(((now * belt).sum(axis=(0, 1)) + 1) / was, 1 - FASTEST, 1 + FASTEST)
+        else:
+            ratio = _jump(now, expected, self._brightness / max(before, 1.0))
         if np.abs(ratio - 1).max() > 0.004:
             self._belt *= ratio
             self._expect()
@@ -188,6 +193,18 @@ class Belt:
         self._scratch *= (LEARN * self._free)[:, None].astype(np.float32)
         self._belt += self._scratch
         self._expect()
+
+
+def _jump(now: Sheet, expected: Sheet, whole: float) -> NDArray[np.float32]:
+    """A lamp that went on or off: the edges changed all alike, and all that is in the picture changed as they did.
+
+    Otherwise something else lies there now, and the answer is: no change of light.
+    """
+    ratios = (now + 1) / (expected + 1)
+    ratio = np.median(ratios, axis=(0, 1)).astype(np.float32)
+    alike = (np.abs(ratios / ratio - 1) <= ALIKE).all(axis=2)
+    is_light = alike.mean() >= 0.8 and abs(float(ratio.mean()) / max(whole, 0.01) - 1) <= ALIKE
+    return ratio if is_light else np.ones(3, np.float32)
 
 
 def _smooth(line: Sheet) -> Sheet:

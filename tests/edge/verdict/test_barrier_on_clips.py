@@ -67,7 +67,8 @@ def test_every_part_is_found_once_when_five_of_six_frames_are_skipped(data_dir: 
 def test_a_bolt_on_a_real_stained_belt_is_found_once_and_in_the_middle(data_dir: Path) -> None:
     """Genuine footage of a conveyor; the bolt travels to the right."""
     capture = cv2.VideoCapture(str(data_dir / "replay" / "bolt-multi-size-detection.gif"))
-    finder, found, number = None, [], 0
+    finder, number = None, 0
+    found: list[Look] = []
     while (picture := capture.read()[1]) is not None:
         finder = finder or LightBarrier(Barrier(contrast=40), *picture.shape[:2])
         found += finder.see(picture, number * PERIOD_NS)

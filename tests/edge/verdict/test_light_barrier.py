@@ -143,6 +143,22 @@ def test_light_that_drifts_and_falls_off_makes_no_parts_and_hides_none() -> None
     assert_each_once(line, watched)
 
 
+@pytest.mark.parametrize("lamp", [0.6, 1.2])
+def test_a_lamp_that_is_switched_makes_no_parts_and_hides_none(lamp: float) -> None:
+    line = BeltLine(PLATES, noise=1)
+    finder, watched = barrier(line), Watched()
+    for number, picture in line.play():
+        light = lamp if 100 <= number < 171 else 1.0
+        watched.see(finder, number, np.asarray(np.clip(picture * light, 0, 255), np.uint8))
+    assert_each_once(line, watched)
+
+
+@pytest.mark.parametrize("skip", [1, 20])
+def test_parts_as_wide_as_the_picture_are_never_taken_for_a_change_of_light(skip: int) -> None:
+    line = BeltLine(PLATES * 2, rows=(0, 360))
+    assert_each_once(line, watch(barrier(line), line, skip))
+
+
 def test_parts_little_brighter_than_a_dark_belt_are_found() -> None:
     line = BeltLine([255, 255, 255], spacing=70, speed=6, belt=(58, 59, 58), part=(88, 88, 88), rows=(10, 350), noise=2)
     assert_each_once(line, watch(barrier(line, contrast=8), line))
