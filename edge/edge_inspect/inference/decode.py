@@ -10,13 +10,17 @@
     found = decoder.decode(engine.output, letterbox, thresholds)
     found.boxes[: found.n]
 
-Source of the formulas: ultralytics/utils/nms.py, torchvision.ops.nms.
+Source of the formulas: ultralytics/utils/nms.py. Right after a run of the network everything of ours is cold in the
+processor's caches, and the first call of each library function costs 10 times what it costs in a loop: hence few calls
+(docs/measurements/pipeline.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +28,7 @@ from edge_inspect.inference.letterbox import Letterbox
 from edge_wire.manifest import Layout
 
 _HALF = np.float32(0.5)
+_suppress: Any = cv2.dnn.NMSBoxesBatched  # its type stub knows lists only
 
 
 class Detections:
@@ -48,9 +53,9 @@ class Decoder:
         self._layout = layout
         self._classes = len(classes)
         self._max_det = max_det
-        self._iou = np.float32(iou)
+        self._iou = iou
         self._best: NDArray[np.float32] = np.empty(0, np.float32)
-        self._above: NDArray[np.bool_] = np.empty(0, np.bool_)
+        self._mask: NDArray[np.bool_] = np.empty(0, np.bool_)
         self._found = Detections(max_det)
 
     def decode(self, output: NDArray[np.float32], letterbox: Letterbox, thresholds: NDArray[np.float32]) -> Detections:
@@ -58,86 +63,60 @@ class Decoder:
 
         The returned object is always the same one.
         """
-        found = self._found
-        # One NaN or infinity anywhere makes the sum one; np.isfinite would need an array as large as the output.
-        with np.errstate(all="ignore"):
-            found.finite = bool(np.isfinite(np.add.reduce(output, axis=None)))
+        found, head = self._found, output[0]
         found.n = 0
-        if not found.finite:
-            return found
-        if self._layout == "raw":
-            boxes, scores, classes = self._candidates_raw(output[0], thresholds)
-            keep = suppress(boxes, scores, classes, self._iou, self._max_det)
-        else:
-            boxes, scores, classes = self._candidates_end2end(output[0], thresholds)
-            keep = np.arange(min(len(scores), self._max_det))
-        found.n = len(keep)
-        np.take(boxes, keep, axis=0, out=found.boxes[: found.n])
-        np.take(scores, keep, out=found.scores[: found.n])
-        np.take(classes, keep, out=found.classes[: found.n])
-        letterbox.to_source(found.boxes, found.n)
+        found.finite = cv2.checkRange(head)[0]  # np.isfinite would need an array as large as the output
+        if found.finite:
+            if self._layout == "raw":
+                self._decode_raw(head, thresholds)
+            else:
+                self._decode_end2end(head, thresholds)
+            if found.n:
+                letterbox.to_source(found.boxes, found.n)
         return found
 
-    def _candidates_raw(
-        self, head: NDArray[np.float32], thresholds: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
-        """Boxes x1 y1 x2 y2 (network px), scores and classes of the anchors that pass, best score first."""
-        rows = head[4 : 4 + self._classes]
-        if len(self._best) != head.shape[1]:
-            self._best = np.empty(head.shape[1], np.float32)
-            self._above = np.empty(head.shape[1], np.bool_)
-        np.maximum.reduce(rows, axis=0, out=self._best)
-        np.greater(self._best, thresholds.min(), out=self._above)
-        anchors = np.flatnonzero(self._above)
-        scores_of_all = rows[:, anchors]
-        # Below its own threshold a class does not count; with one threshold for all this is the plain maximum.
-        scores_of_all[scores_of_all <= thresholds[:, None]] = 0
-        classes = scores_of_all.argmax(axis=0).astype(np.int32)
-        scores = scores_of_all[classes, np.arange(len(anchors))]
-        order = np.argsort(-scores, kind="stable")
-        order = order[: np.count_nonzero(scores)]
-        cx, cy, w, h = head[:4, anchors[order]]
-        boxes = np.stack((cx - w * _HALF, cy - h * _HALF, cx + w * _HALF, cy + h * _HALF), axis=1)
-        return boxes, scores[order], classes[order]
+    def _decode_raw(self, head: NDArray[np.float32], thresholds: NDArray[np.float32]) -> None:
+        anchors = self._above(head, thresholds.min())
+        if not len(anchors):
+            return
+        few = head[:, anchors]
+        scores, classes = few[4], np.zeros(len(anchors), np.int32)
+        if self._classes > 1:
+            # Below its own threshold a class does not count; with one threshold for all this is the plain maximum.
+            rows = np.where(few[4:] > thresholds[:, None], few[4:], 0)
+            classes = rows.argmax(axis=0).astype(np.int32)
+            scores = rows.max(axis=0)
+        corner, size = few[:2] - few[2:4] * _HALF, few[2:4]
+        boxes = np.concatenate((corner, size)).T
+        # Best first; a score of 0 (no class reached its threshold) is left out. x, y, width, height as OpenCV wants it.
+        keep = _suppress(boxes, scores, classes, 0.0, self._iou)[: self._max_det]
+        if len(keep):
+            kept = boxes[keep]
+            kept[:, 2:] += kept[:, :2]
+            self._put(kept, scores[keep], classes[keep])
 
-    def _candidates_end2end(
-        self, rows: NDArray[np.float32], thresholds: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+    def _decode_end2end(self, rows: NDArray[np.float32], thresholds: NDArray[np.float32]) -> None:
         above = np.flatnonzero(rows[:, 4] > thresholds.min())
+        if not len(above):
+            return
         rows = rows[above]
         classes = rows[:, 5].astype(np.int32)
         mine = (classes >= 0) & (classes < self._classes)
         mine &= rows[:, 4] > thresholds[np.where(mine, classes, 0)]
         rows, classes = rows[mine], classes[mine]
-        order = np.argsort(-rows[:, 4], kind="stable")
-        return rows[order, :4], rows[order, 4], classes[order]
+        order = np.argsort(-rows[:, 4], kind="stable")[: self._max_det]
+        self._put(rows[order, :4], rows[order, 4], classes[order])
 
+    def _above(self, head: NDArray[np.float32], least: np.float32) -> NDArray[np.intp]:
+        """The anchors of which some class scores more than `least`."""
+        if len(self._mask) != head.shape[1]:
+            self._mask, self._best = np.empty(head.shape[1], np.bool_), np.empty(head.shape[1], np.float32)
+        best = head[4]
+        if self._classes > 1:
+            best = np.maximum.reduce(head[4:], axis=0, out=self._best)
+        np.greater(best, least, out=self._mask)
+        return np.flatnonzero(self._mask)
 
-def suppress(
-    boxes: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    classes: NDArray[np.int32],
-    iou: np.float32,
-    most: int,
-) -> NDArray[np.intp]:
-    """Greedy class-wise non-maximum suppression; indices of the kept boxes, best first.
-
-    boxes (n, 4) x1 y1 x2 y2, scores (n,), classes (n,), already sorted by score.
-    """
-    assert len(boxes) == len(scores) == len(classes)
-    x1, y1, x2, y2 = boxes.T
-    areas = (x2 - x1) * (y2 - y1)
-    left = np.arange(len(boxes))
-    kept: list[int] = []
-    while len(left) and len(kept) < most:
-        best, rest = int(left[0]), left[1:]
-        kept.append(best)
-        if not len(rest):
-            break
-        w = np.minimum(x2[best], x2[rest]) - np.maximum(x1[best], x1[rest])
-        h = np.minimum(y2[best], y2[rest]) - np.maximum(y1[best], y1[rest])
-        both = np.maximum(w, 0) * np.maximum(h, 0)
-        # both / union > iou, without dividing by a union of nothing
-        hidden = (both > iou * (areas[best] + areas[rest] - both)) & (classes[rest] == classes[best])
-        left = rest[~hidden]
-    return np.array(kept, np.intp)
+    def _put(self, boxes: NDArray[np.float32], scores: NDArray[np.float32], classes: NDArray[np.int32]) -> None:
+        found, n = self._found, len(scores)
+        found.boxes[:n], found.scores[:n], found.classes[:n], found.n = boxes, scores, classes, n

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_inspect.inference.decode import Decoder, Detections, suppress
+from edge_inspect.inference.decode import Decoder, Detections
 from edge_inspect.inference.letterbox import Letterbox
 
 SAME = Letterbox(384, 640, 384, 640)
@@ -110,12 +110,19 @@ def test_no_more_than_max_det_come_back() -> None:
 def test_suppression_keeps_what_a_slow_and_plain_one_keeps() -> None:
     rng = np.random.default_rng(5)
     for _ in range(20):
-        corner = rng.uniform(0, 100, (80, 2))
-        boxes = np.concatenate([corner, corner + rng.uniform(5, 60, (80, 2))], axis=1).astype(np.float32)
-        scores = np.sort(rng.uniform(0, 1, 80).astype(np.float32))[::-1]
-        classes = rng.integers(0, 3, 80).astype(np.int32)
-        kept = suppress(boxes, scores, classes, np.float32(0.45), 300)
-        assert kept.tolist() == slowly(boxes.tolist(), classes.tolist(), 0.45)
+        corner = rng.uniform(0, 100, (80, 2)).astype(np.float32)
+        boxes = np.concatenate([corner, corner + rng.uniform(5, 60, (80, 2)).astype(np.float32)], axis=1)
+        scores = np.sort(rng.uniform(0.1, 1, 80))[::-1]
+        classes = rng.integers(0, 3, 80)
+        rows: list[Row] = [
+            (*box, tuple(float(score) if cls == own else 0.0 for cls in range(3)))
+            for box, score, own in zip(boxes.tolist(), scores, classes, strict=True)
+        ]
+        decoder = Decoder("raw", ["a", "b", "c"], iou=0.45)
+        found = decoder.decode(raw(rows, classes=3), SAME, np.full(3, 0.05, np.float32))
+        kept = slowly(boxes.tolist(), classes.tolist(), 0.45)
+        assert found.scores[: found.n].tolist() == pytest.approx(scores[kept].tolist())
+        assert np.abs(found.boxes[: found.n] - boxes[kept]).max() < 0.01
 
 
 def slowly(boxes: list[list[float]], classes: list[int], limit: float) -> list[int]:
