@@ -177,6 +177,8 @@ class ModelConfig(Table):
     """What runs the network. `auto`: the fastest that is installed. Any other: exactly that, or an error."""
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     """Threads of the runtime; 0: the runtime's own choice."""
+    cuda_graph: bool = False
+    """CUDA and TensorRT only: record the run once and replay it; less work for the CPU at each frame."""
     precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
     """Which variant of the package."""
     shape: Shape | None = None
@@ -234,6 +236,11 @@ class Config(Table):
     mqtt: MqttConfig | None = None
     outbox: OutboxConfig = Field(default_factory=OutboxConfig)
     log: LogConfig = Field(default_factory=LogConfig)
+
+    @property
+    def cache_dir(self) -> Path:
+        """For engines that take minutes to build; may be deleted at any time."""
+        return self.state_dir / "cache"
 
 
 def _read_secret(path: Path) -> str:

@@ -85,7 +85,7 @@ class LaneCounts:
     latency: Durations = field(default_factory=Durations)
     """Frame captured -> verdict told."""
     own: Durations = field(default_factory=Durations)
-    """Our own work on an inspected frame: everything but the runtime."""
+    """Our own work on an inspected frame: everything from taking it to the report's hand-over, but the runtime."""
     inference: Durations = field(default_factory=Durations)
 
     @property

@@ -33,8 +33,7 @@ from typing import NoReturn
 import structlog
 
 from edge_inspect.capture.protocol import Camera, Pixels
-from edge_inspect.config import Config
-from edge_inspect.delivery.broker import Broker
+from edge_inspect.config import Config, broker_of
 from edge_inspect.delivery.courier import Courier
 from edge_inspect.delivery.outbox import FILE_NAME, Outbox
 from edge_inspect.delivery.writer import OutboxWriter
@@ -53,8 +52,10 @@ HANG_S = 10.0
 
 
 START_MORE_S = 30.0
-JOIN_S = 5.0
-"""How long the end waits for a thread. What the courier cannot deliver meanwhile lies in the outbox."""
+END_S = 9.0
+"""How long the end may take in all. What the courier cannot deliver meanwhile lies in the outbox."""
+KEEP_FOR_DELIVERY_S = 6.0
+"""Of it, what frames in hand leave for the outbox and the broker."""
 
 
 class Thread(threading.Thread):
@@ -83,7 +84,6 @@ class Appliance:
     cameras: already built cameras by name, instead of what `source` says (simulations, tests).
     tell: hears each verdict first, in the inspect thread; must not wait.
     deliver: False keeps everything in the process: no outbox, no broker (replays).
-    decode_from: least confidence to decode, below the recipe's thresholds too (for scoring); verdicts do not change.
     first_open_s: give up if a camera cannot be opened for so long at the start; None tries for ever.
     """
 
@@ -97,7 +97,6 @@ class Appliance:
         deliver: bool = True,
         frames: int | None = None,
         first_open_s: float | None = None,
-        decode_from: float | None = None,
         notifier: Notifier | None = None,
     ) -> None:
         self.config = config
@@ -112,11 +111,11 @@ class Appliance:
         self.pipeline = Pipeline(
             tell=tell, report=self._report, watchers=tuple(watchers), ready=ready, frames_wanted=frames
         )
-        self._engines = Engines(config.model)
+        self._engines = Engines(config.model, config.cache_dir)
         self.stations = {
             camera.name: Station(
                 camera, self.topics, self._engines, config.model.dir, camera=(cameras or {}).get(camera.name),
-                announce=self.pipeline.add, ready=ready, first_open_s=first_open_s, decode_from=decode_from,
+                announce=self.pipeline.add, ready=ready, first_open_s=first_open_s,
             )
             for camera in config.camera
         }  # fmt: skip
@@ -144,14 +143,14 @@ class Appliance:
             self._watch(stop, inspect)
         finally:
             self._notifier.stopping()
-            _join(grabs, capture_stop)
-            _join([inspect], inspect_stop if self._end.is_set() or stop.is_set() else None)
-            _join(pulse, pulse_stop)
-            _join(keep, keep_stop)
-            _join(send, send_stop)
-            if self.outbox:
-                self.outbox.close()
-            self._engines.close()
+            until = time.monotonic() + END_S
+            _join(grabs, until, capture_stop)
+            _join([inspect], until - KEEP_FOR_DELIVERY_S)  # it ends by itself once every ring is empty
+            _join([inspect], until, inspect_stop)
+            _join(pulse, until, pulse_stop)
+            _join(keep, until, keep_stop)
+            _join(send, until, send_stop)
+            self._close(inspect, [*keep, *send, *pulse])
         for thread in threads:
             if thread.error is not None:
                 raise thread.error
@@ -163,17 +162,14 @@ class Appliance:
         if config.mqtt is None:
             self.writer = OutboxWriter(self.outbox, wake=lambda: None)
             return
-        mqtt = config.mqtt
-        broker = Broker(
-            mqtt.url, protocol=mqtt.protocol, ca=mqtt.ca, cert=mqtt.cert, key=mqtt.key, username=mqtt.username,
-            password_file=mqtt.password_file, keepalive_s=mqtt.keepalive_s,
-        )  # fmt: skip
-        self.courier = Courier(self.outbox, broker, self.topics, state=self.state(), ack=mqtt.ack)
+        self.courier = Courier(
+            self.outbox, broker_of(config.mqtt), self.topics, state=self.state(), ack=config.mqtt.ack
+        )
         self.writer = OutboxWriter(self.outbox, wake=self.courier.wake)
 
     def state(self) -> wire.DeviceState:
         """What the plant should know of this device right now; retained at the broker."""
-        alarms = [*(self.writer.alarms() if self.writer else ()), *(self.courier.alarms() if self.courier else ())]
+        alarms = self.writer.alarms() if self.writer else []
         return wire.DeviceState(
             site=self.topics.site,
             line=self.topics.line,
@@ -186,7 +182,7 @@ class Appliance:
                 wire.CameraState(name=name, status=wire.CameraStatus(s.status), reason=s.trouble)
                 for name, s in self.stations.items()
             ),
-            degraded=(*(alarm for alarm in alarms if alarm.code != "no-broker"), *self._drifting()),
+            degraded=(*alarms, *self._drifting()),
         )
 
     def _drifting(self) -> list[wire.Degraded]:
@@ -210,6 +206,13 @@ class Appliance:
             self.courier.publish_vitals(
                 vitals.vitals(self.topics, self.started, pulses, self.writer.vitals(), self.courier.vitals())
             )
+
+    def _close(self, inspect: Thread, delivering: Sequence[Thread]) -> None:
+        """Close what no living thread uses any more; the rest goes with the process."""
+        if self.outbox and not any(thread.is_alive() for thread in delivering):
+            self.outbox.close()
+        if not inspect.is_alive():
+            self._engines.close()
 
     def _thread(self, name: str, body: Callable[[threading.Event], None], stop: threading.Event) -> Thread:
         return Thread(name, body, stop, self._end)
@@ -281,12 +284,11 @@ def _die_of(name: str) -> NoReturn:
     os._exit(1)
 
 
-def _join(threads: Sequence[Thread], stop: threading.Event | None) -> None:
-    """Stop these threads (None: they end alone) and wait; one that does not end is left to the process's end."""
+def _join(threads: Sequence[Thread], until: float, stop: threading.Event | None = None) -> None:
+    """Wait for threads (after `stop`, if given) until a moment of time.monotonic(); who does not end is named."""
     if stop is not None:
         stop.set()
-    until = time.monotonic() + JOIN_S
     for thread in threads:
         thread.join(timeout=max(0.0, until - time.monotonic()))
-        if thread.is_alive():
+        if stop is not None and thread.is_alive():
             log.error("thread does not end", thread=thread.name)

@@ -38,6 +38,7 @@ log = structlog.get_logger()
 
 KNOWN_ANSWER_EVERY_S = 300.0
 WARM_UP_PARTS = 20
+IDLE_S = 1.0
 
 
 class Seen(NamedTuple):
@@ -132,9 +133,12 @@ class Pipeline:
         self._ready = ready
         self._frames_wanted = frames_wanted
         self._times = (0, 0, 0)
+        self._watched_ns = 0
         self._taken_ns = 0
         self._known_answer_at = time.monotonic() + KNOWN_ANSWER_EVERY_S
+        self._next_question = 0
         self._until_freeze = WARM_UP_PARTS
+        self._idle_since = self._collected_at = time.monotonic()
 
     def add(self, lane: Lane) -> None:
         """A camera's size is known: its frames are inspected from now on. Called by that camera's grab thread."""
@@ -153,9 +157,12 @@ class Pipeline:
                 if self._frames_wanted is not None and self.frames >= self._frames_wanted:
                     return
                 busy |= self._take_turn(lane)
-            if not busy:
+            if busy:
+                self._idle_since = time.monotonic()
+            else:
                 if ended:
                     return
+                self._collect_when_idle()
                 with self._ready:
                     self._ready.wait_for(lambda: any(lane.ring.has_news() for lane in self._lanes), timeout=0.2)
 
@@ -177,9 +184,11 @@ class Pipeline:
     def inspect(self, lane: Lane, slot: Slot) -> None:
         """The way of a frame."""
         stamp, pixels = slot.stamp, slot.pixels
+        start = time.perf_counter_ns()
         lane.counts.frames += 1
         if stamp.missed:
-            self._blind(lane, Gap(stamp.captured_ns, "frames-lost"))
+            self._blind(lane, Gap(stamp.captured_ns, "frames-lost", stamp.missed))
+        self._watched_ns = 0
         dead = lane.check.check(pixels) if lane.check and not stamp.broken else ""
         if dead != lane.dead_picture:
             log.warning(
@@ -200,6 +209,8 @@ class Pipeline:
             assert found is not None
             self._judge(lane, slot, look, found)
         self._tell_unjudged(lane, stamp)
+        if found is not None:
+            lane.counts.own.add(time.perf_counter_ns() - start - self._times[1] - self._watched_ns)
         for watcher in self._watchers:
             watcher.frame(lane, slot, looks, found)
 
@@ -227,7 +238,6 @@ class Pipeline:
         verdict = lane.judge.decide(look.part) if look.last else None
         judged_ns = time.perf_counter_ns() - start
         letterbox_ns, inference_ns, decode_ns = self._times
-        lane.counts.own.add(letterbox_ns + decode_ns + judged_ns)
         if verdict is not None:
             waited_ns = max(0, self._taken_ns - slot.stamp.captured_ns)
             stages = Stages(waited_ns, letterbox_ns, inference_ns, decode_ns, judged_ns)
@@ -236,7 +246,7 @@ class Pipeline:
     def _blind(self, lane: Lane, gap: Gap) -> None:
         if gap.reason == "camera-lost" and lane.check:
             lane.check.start_again()
-        lane.finder.blind(gap.reason, gap.at_ns)
+        lane.finder.blind(gap.reason, gap.at_ns, gap.frames)
         utc_ns = time.time_ns() - (time.monotonic_ns() - gap.at_ns)
         self._tell_unjudged(lane, Stamp(captured_ns=gap.at_ns, utc_ns=utc_ns))
 
@@ -260,8 +270,10 @@ class Pipeline:
         if judged.must_be_reported:
             self._report(lane, judged, pixels)
         self._count(lane.counts, judged)
+        watching = time.perf_counter_ns()
         for watcher in self._watchers:
             watcher.judged(lane, judged, pixels)
+        self._watched_ns += time.perf_counter_ns() - watching
         self._tidy_between_parts()
 
     @staticmethod
@@ -286,10 +298,24 @@ class Pipeline:
         elif self._until_freeze < 0 and gc.get_count()[0] > 5_000:
             gc.collect(1)
 
+    def _collect_when_idle(self) -> None:
+        """The oldest generation is collected only while no camera has anything, and seldom."""
+        now = time.monotonic()
+        if now - self._idle_since > IDLE_S and now - self._collected_at > KNOWN_ANSWER_EVERY_S:
+            gc.collect()
+            self._collected_at = now
+
     def _check_known_answers(self) -> None:
-        """Between frames, every few minutes: a runtime that silently computes nonsense must not go on judging."""
+        """Between frames, each golden picture every few minutes, one at a time so that no frame waits for more.
+
+        A runtime that silently computes nonsense must not go on judging.
+        """
         if time.monotonic() < self._known_answer_at:
             return
-        for engine in {id(lane.engine): lane.engine for lane in self._lanes}.values():
-            engine.known_answer()
-        self._known_answer_at = time.monotonic() + KNOWN_ANSWER_EVERY_S
+        engines = list({id(lane.engine): lane.engine for lane in self._lanes}.values())
+        questions = [(engine, number) for engine in engines for number in range(engine.known_answers)]
+        if questions:
+            engine, number = questions[self._next_question % len(questions)]
+            engine.known_answer(number)
+            self._next_question += 1
+        self._known_answer_at = time.monotonic() + KNOWN_ANSWER_EVERY_S / max(1, len(questions))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from typing import Literal
 
 import cv2
@@ -19,6 +18,7 @@ from edge_inspect.capture.protocol import Pixels
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.judge import Defect, Kind
 from edge_wire import messages as wire
+from edge_wire.fields import utc_from_ns
 from edge_wire.topics import Topics
 
 QUALITIES = (80, 60, 40, 25)
@@ -28,7 +28,6 @@ _REPORTED: dict[Kind, Literal[wire.VerdictKind.NG, wire.VerdictKind.UNKNOWN]] = 
     Kind.NG: wire.VerdictKind.NG,
     Kind.UNKNOWN: wire.VerdictKind.UNKNOWN,
 }
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +58,11 @@ def defect_report(lane: Lane, judged: Judged, who: Identity, pixels: Pixels | No
         model=who.model,
         recipe=who.recipe,
         verdict_ns=judged.verdict_ns,
-        verdict_utc=utc(verdict_utc_ns),
+        verdict_utc=utc_from_ns(verdict_utc_ns),
         frame=_frame(judged),
         stages_ms=_stages(judged),
         thumbnail=thumbnail(lane, judged, pixels) if pixels is not None and lane.recipe.report.thumbnail else None,
     )
-
-
-def utc(since_1970_ns: int) -> datetime:
-    """Nanoseconds since 1970 as an aware datetime, microseconds kept."""
-    return EPOCH + timedelta(microseconds=since_1970_ns // 1_000)
 
 
 def _defect(defect: Defect) -> wire.Defect:
@@ -90,7 +84,7 @@ def _frame(judged: Judged) -> wire.FrameRef | None:
     return wire.FrameRef(
         index=judged.frame_index,
         captured_ns=judged.captured_ns,
-        captured_utc=utc(judged.captured_utc_ns),
+        captured_utc=utc_from_ns(judged.captured_utc_ns),
         age_ms=judged.age_ms,
     )
 

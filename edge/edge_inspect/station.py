@@ -7,12 +7,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np
+import structlog
 
 from edge_inspect.capture.grab import Grabber
 from edge_inspect.capture.open import camera_from
@@ -23,23 +22,28 @@ from edge_inspect.config import CameraConfig, ModelConfig
 from edge_inspect.counts import LaneCounts
 from edge_inspect.health.vitals import CameraPulse
 from edge_inspect.inference.decode import Decoder
-from edge_inspect.inference.engine import Engine
+from edge_inspect.inference.engine import PREFERRED, Engine
 from edge_inspect.inference.letterbox import Letterbox
 from edge_inspect.inference.package import DEFAULT_MODEL, ModelPackage, find_model
+from edge_inspect.inference.providers import choose
 from edge_inspect.pipeline import Lane
 from edge_inspect.reporting import Identity
 from edge_inspect.verdict.judge import Judge
 from edge_inspect.verdict.parts import part_finder
 from edge_inspect.verdict.recipe import find_recipe, load_recipe
 from edge_wire import messages as wire
+from edge_wire.fields import digest_of
 from edge_wire.topics import Topics
+
+log = structlog.get_logger()
 
 
 class Engines:
     """One engine per distinct model file, shared."""
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, cache_dir: Path) -> None:
         self._model = model
+        self._cache_dir = cache_dir
         self._lock = threading.Lock()
         self._engines: dict[str, Engine] = {}
 
@@ -47,12 +51,13 @@ class Engines:
         """The engine whose input wastes least on this camera's pictures: loaded, warm, its known answer checked."""
         model = self._model
         with self._lock:
-            variant = package.variant(model.precision, model.shape, source=(form.height_px, form.width_px))
+            source, prefer = (form.height_px, form.width_px), PREFERRED[choose(model.provider)]
+            variant = package.variant(model.precision, model.shape, source=source, prefer=prefer)
             key = f"{package.digest}/{variant.file}"
             if key not in self._engines:
                 engine = Engine(
                     package, provider=model.provider, threads=model.threads, shape=model.shape,
-                    precision=model.precision, source=(form.height_px, form.width_px),
+                    precision=model.precision, source=source, cuda_graph=model.cuda_graph, cache_dir=self._cache_dir,
                 )  # fmt: skip
                 engine.warm_up()
                 engine.known_answer()
@@ -78,14 +83,11 @@ class Station:
         announce: Callable[[Lane], None],
         ready: threading.Condition,
         first_open_s: float | None,
-        decode_from: float | None,
     ) -> None:
         self.config = config
         self.recipe = load_recipe(find_recipe(config.recipe) if config.recipe else find_recipe())
         self.package = ModelPackage.load(find_model(config.model or model_dir or DEFAULT_MODEL))
         self.thresholds = self.recipe.thresholds(self.package.manifest.classes)
-        if decode_from is not None:
-            self.thresholds = np.full_like(self.thresholds, decode_from)
         self.counts = LaneCounts()
         self.camera = camera or camera_from(config.address(), **config.options())
         self.lane: Lane | None = None
@@ -136,10 +138,13 @@ class Station:
         """Called by the grab thread at the first opening: build the lane and announce it."""
         engine = self._engines.get(self.package, form)
         height_px, width_px = form.height_px, form.width_px
+        each_frame = self.recipe.part.mode == "frame"
         classes = self.package.manifest.classes
         lane = Lane(
             name=self.config.name,
-            ring=Ring(self.config.slots, height_px, width_px, self.policy, ready=self._ready),
+            ring=Ring(
+                self.config.slots, height_px, width_px, self.policy, ready=self._ready, drops_are_gaps=not each_frame
+            ),
             engine=engine,
             letterbox=Letterbox(height_px, width_px, engine.height, engine.width),
             decoder=Decoder(engine.layout, classes),
@@ -148,7 +153,8 @@ class Station:
             recipe=self.recipe,
             thresholds=self.thresholds,
             counts=self.counts,
-            check=PictureCheck(height_px, width_px) if self.camera.live else None,
+            # Where each frame is a part, a picture that comes a second time is a part that nobody saw.
+            check=PictureCheck(height_px, width_px, frozen_frames=2 if each_frame else 5) if self.camera.live else None,
         )
         self.identity = Identity(
             topics=self._topics,
@@ -161,6 +167,8 @@ class Station:
                 variant_digest=f"sha256:{engine.variant.sha256}",
             ),
         )
+        if not lane.ring.locked:
+            log.info("frames are not locked into memory", camera=lane.name, limit="RLIMIT_MEMLOCK")
         self.lane = lane
         self._announce(lane)
         return lane.ring
@@ -173,5 +181,4 @@ class Station:
             "pixel_format": form.pixel_format,
             "settings": dict(form.settings),
         }
-        text = json.dumps(told, sort_keys=True, default=str)
-        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        return digest_of(told)

@@ -156,7 +156,7 @@ class RecipeRef(Block):
 
 
 class FrameRef(Block):
-    """The frame that the verdict rests on (the best look)."""
+    """The frame that the verdict rests on (the last look)."""
 
     index: Count
     captured_ns: MonotonicNs
@@ -209,7 +209,7 @@ class DefectReport(Message):
     verdict_ns: MonotonicNs
     verdict_utc: UtcTime
     frame: FrameRef | None = None
-    """None: no usable frame showed this part."""
+    """None: the verdict came without a frame, because the part was gone or not to be seen."""
     stages_ms: StageTimes | None = None
     thumbnail: Thumbnail | None = None
 
@@ -282,7 +282,7 @@ class DeviceState(Message):
 
 
 class Latency(Block):
-    """Frame captured to verdict, over the last minutes."""
+    """Frame captured to verdict, since the daemon started."""
 
     p50: Milliseconds
     p99: Milliseconds

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge_inspect.capture.ring import Slot
-from edge_inspect.cli.scoring import Score, Scorer, load_truth
+from edge_inspect.cli.scoring import Score, Scorer, load_truth, mistake
 from edge_inspect.errors import Refusal
 from edge_inspect.inference.decode import Detections
 from edge_inspect.pipeline import Judged, Lane
@@ -230,3 +230,19 @@ def test_non_finite_detections_are_not_scored() -> None:
     slot = cast(Slot, SimpleNamespace(stamp=SimpleNamespace(index=5)))
     run.scorer.frame(run._lane, slot, [Look(0, (0, 0, 9, 9), True)], found)
     assert run.scorer.looks == []
+
+
+@pytest.mark.parametrize(
+    ("verdict", "kind", "wrong"),
+    [
+        ("NG", Kind.OK, "escape"),
+        ("OK", Kind.NG, "overkill"),
+        ("OK", Kind.OK, ""),
+        ("NG", Kind.NG, ""),
+        ("NG", Kind.UNKNOWN, ""),
+    ],
+)
+def test_a_mistake_is_named_part_by_part(verdict: str, kind: Kind, wrong: str) -> None:
+    judged = Judged(0, Verdict(kind, "test"), middle(0), 0, 0, 0, (120, 30, 520, 330), None)
+    assert mistake(truth_of(verdict), judged) == wrong
+    assert mistake({"onset_frame": 1, "frames": []}, judged) == ""

@@ -95,6 +95,8 @@ def quantise_int8(source: Path, out: Path, pictures: Sequence[Path], *, per_chan
             per_channel=per_channel,
             calibrate_method=CalibrationMethod.MinMax,
             nodes_to_exclude=float_nodes(graph),
+            # ranges averaged over pictures: one picture with a glare must not widen the scale for all
+            extra_options={"CalibMovingAverage": True},
         )
         result = onnx.load(made)
     _strip(result)

@@ -26,6 +26,7 @@ log = structlog.get_logger()
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 10.0
 LEAST_STALL_S = 2.0
+"""Unless the camera itself asks for more patience (`patience_s`): a network camera has to catch up after a loss."""
 
 
 class Grabber:
@@ -52,21 +53,26 @@ class Grabber:
         self._prepare = prepare
         self._ring: Ring | None = None
         self._counts = counts
+        self._gave_pictures = False
         self._first_open_s = first_open_s
         self._stall_s = stall_s
 
     def run(self, stop: threading.Event) -> None:
         """Grab until `stop` or until a file ends. Raises BadSource; CameraLost if the first opening took too long."""
         started = time.monotonic()
-        wait_s = FIRST_WAIT_S
+        wait_s = FIRST_WAIT_S / 2
         try:
             while not stop.is_set():
                 self._beat()
+                self._gave_pictures = False
                 try:
                     ring = self._open()
-                    wait_s = FIRST_WAIT_S
                     if self._fill_until_end(ring, stop):
                         return
+                except FormatChanged as err:
+                    if not self.camera.live:
+                        raise BadSource(str(err)) from err
+                    self._lost(err, started)
                 except CameraLost as err:
                     self._lost(err, started)
                 except BadSource as err:
@@ -74,8 +80,9 @@ class Grabber:
                         raise
                     self._lost(err, started)
                 self.camera.close()
+                # A camera that opens and fails at once is not back: only a picture starts the back-off anew.
+                wait_s = FIRST_WAIT_S if self._gave_pictures else min(wait_s * 2, LONGEST_WAIT_S)
                 self._sleep(stop, wait_s * random.uniform(0.75, 1.25))
-                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
         finally:
             self.camera.close()
             self.settled.set()
@@ -107,14 +114,20 @@ class Grabber:
                 f"camera {self.name} ({self.camera.label}) came back with {form.width_px}x{form.height_px} px, "
                 f"the line runs with {self.format.width_px}x{self.format.height_px}; waiting for that size, or restart"
             )
+        self.format = form
+        self.settled.set()
+        return self._ring
+
+    def _came_up(self, form: Format) -> None:
+        """The first picture since it was opened."""
+        self._gave_pictures = True
+        if self.state == "up":
+            return
         if self.state == "lost":
             self._counts.reconnects += 1
-        self.format = form
         self.state = "up"
-        self.settled.set()
         log.info("camera up", camera=self.name, source=self.camera.label, size=f"{form.width_px}x{form.height_px}",
                  fps=form.fps, pixel_format=form.pixel_format, **form.settings)  # fmt: skip
-        return self._ring
 
     def _lost(self, err: Exception, started: float) -> None:
         never_opened = self._ring is None
@@ -131,16 +144,19 @@ class Grabber:
     def _fill_until_end(self, ring: Ring, stop: threading.Event) -> bool:
         """True when stopped or at the end of a file; a loss leaves by its exception."""
         assert self.format is not None
-        stall_s = self._stall_s or max(LEAST_STALL_S, 10 / (self.format.fps or 10))
+        least_s = getattr(self.camera, "patience_s", LEAST_STALL_S)
+        stall_s = self._stall_s or max(least_s, 10 / (self.format.fps or 10))
         last_frame = time.monotonic()
         while not stop.is_set():
             self._beat()
             read = self._read_one(ring)
             if read is Read.END:
                 return True
+            if read is Read.FRAME and not self._gave_pictures:
+                self._came_up(self.format)
             now = time.monotonic()
-            if read is Read.FRAME:
-                last_frame = now
+            if read is not Read.NOTHING:
+                last_frame = now  # or we are the slow side: a full ring is no silence of the camera
             elif self.camera.live and now - last_frame > stall_s:
                 raise CameraLost(f"camera {self.name} ({self.camera.label}) gave no picture for {stall_s:.1f} s")
         return True
@@ -156,10 +172,10 @@ class Grabber:
                 else:
                     lease.discard()
                 return read
-        if ring.policy == "every":
+        if ring.spare is None:
             return None
         read = self.camera.read_into(ring.spare.pixels, ring.spare.stamp)
         if read is Read.FRAME:
             self._counts.camera_missed += ring.spare.stamp.missed
-            ring.refuse(ring.spare.stamp.captured_ns)
+            ring.refuse(ring.spare.stamp.captured_ns, ring.spare.stamp.missed)
         return read

@@ -8,7 +8,7 @@
 6. What happens when all slots are busy is the recipe's choice, never an accident:
      newest   the oldest READY frame is dropped and counted: the view stays live
      every    the camera waits: replay, lossless
-     trigger  the new frame is refused and counted; `gaps()` hands it over to be told as UNKNOWN
+     trigger  the new frame is refused and counted; `next_gap` hands it over to be told as UNKNOWN
 7. Time in which nothing could be seen (camera lost, frame refused) is a gap, kept in order of time beside the frames.
 
     ring = Ring(slots=4, height_px=360, width_px=640, policy="newest")
@@ -42,6 +42,8 @@ class Gap(NamedTuple):
 
     at_ns: int
     reason: str
+    frames: int = 1
+    """How many frames that is, as far as anyone knows."""
 
 
 class State(Enum):
@@ -67,6 +69,7 @@ class Slot:
 class Ring:
     """`slots` pictures of (height_px, width_px, 3) uint8 in one block of memory; one filler, one taker.
 
+    drops_are_gaps: a frame that `newest` drops leaves a gap, for whoever follows parts from frame to frame.
     Several rings may share one `ready` condition, so that one thread can wait for any of them.
     """
 
@@ -78,14 +81,17 @@ class Ring:
         policy: Policy,
         *,
         ready: threading.Condition | None = None,
+        drops_are_gaps: bool = False,
     ) -> None:
         if slots < 2:
             raise ValueError(f"a ring needs at least 2 slots, not {slots}: one is filled while one is in use")
         self.policy: Policy = policy
-        self._memory = np.zeros((slots + 1, height_px, width_px, 3), dtype=np.uint8)
+        self._drops_are_gaps = drops_are_gaps
+        has_spare = policy == "trigger"
+        self._memory = np.zeros((slots + has_spare, height_px, width_px, 3), dtype=np.uint8)
         self.locked = _lock_into_ram(self._memory)
         self.slots = tuple(Slot(n, self._memory[n]) for n in range(slots))
-        self.spare = Slot(slots, self._memory[slots])
+        self.spare = Slot(slots, self._memory[-1]) if has_spare else None
         """Takes the picture that policy `trigger` has no slot for: the camera must be emptied all the same."""
         self._changed = ready if ready is not None else threading.Condition()
         self._free = deque(self.slots)
@@ -149,6 +155,8 @@ class Ring:
             if not self._free and self.policy == "newest" and self._ready:
                 oldest = self._ready.popleft()
                 self.overrun += 1
+                if self._drops_are_gaps:
+                    self._gaps.append(Gap(oldest.stamp.captured_ns, "overrun", 1 + oldest.stamp.missed))
                 self._move(oldest, State.READY, State.FREE)
                 self._free.append(oldest)
             if not self._free and self.policy == "every":
@@ -171,12 +179,12 @@ class Ring:
                 self._free.append(slot)
             self._changed.notify_all()
 
-    def refuse(self, captured_ns: int) -> None:
+    def refuse(self, captured_ns: int, missed: int = 0) -> None:
         """Policy `trigger`: the frame in `spare` came while every slot was busy. It counts as grabbed and overrun."""
         with self._changed:
             self.grabbed += 1
             self.overrun += 1
-            self._gaps.append(Gap(captured_ns, "overrun"))
+            self._gaps.append(Gap(captured_ns, "overrun", 1 + missed))
             self._changed.notify_all()
 
     def _begin_use(self, timeout_s: float) -> Slot | None:

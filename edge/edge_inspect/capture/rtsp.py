@@ -44,6 +44,8 @@ class RtspCamera:
     """`transport`: "tcp" (default: nothing is lost on the way) or "udp"."""
 
     live = True
+    patience_s = 8.0
+    """After an opening, stored pictures and settling clocks may take this long before a picture is new."""
 
     def __init__(
         self,

@@ -36,13 +36,12 @@ from edge_inspect.cli.options import (
 )
 from edge_inspect.cli.output import emit
 from edge_inspect.cli.run import stop_on_signals
-from edge_inspect.cli.scoring import LEAST_SCORE, Scorer
+from edge_inspect.cli.scoring import DeepLook, Scorer
 from edge_inspect.cli.summary import summary
 from edge_inspect.cli.video_meter import VideoMeter
 from edge_inspect.cli.watch import human_line
-from edge_inspect.config import Config, config_from_options
+from edge_inspect.config import Config, broker_of, config_from_options
 from edge_inspect.daemon import Appliance
-from edge_inspect.delivery.broker import Broker
 from edge_inspect.delivery.subscriber import Subscriber
 from edge_inspect.errors import Refusal
 from edge_inspect.inference.decode import Detections
@@ -93,9 +92,7 @@ def demo(
         state = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-inspect-demo-")))
         config = _config(broker, state, recipe, model, check_provider(provider), threads)
         line = DemoLine(camera, fps, meter)
-        appliance = Appliance(
-            config, cameras={"line": camera}, watchers=(line.scorer, line), first_open_s=0.0, decode_from=LEAST_SCORE
-        )
+        appliance = Appliance(config, cameras={"line": camera}, watchers=(line.scorer, line), first_open_s=0.0)
         line.appliance = appliance
         stop = stack.enter_context(stop_on_signals())
         console.print(f"simulated line, seed {seed}; broker {broker.name} at {broker.url}; Ctrl-C ends")
@@ -135,7 +132,7 @@ def listening(config: Config, arrived: Callable[[DefectReport], None]) -> Iterat
     """A subscriber on a thread of its own, as `edge-inspect watch` is one elsewhere; returns once it listens."""
     assert config.mqtt is not None
     stop, ready = threading.Event(), threading.Event()
-    broker = Broker(config.mqtt.url, protocol=config.mqtt.protocol, ca=config.mqtt.ca)
+    broker = broker_of(config.mqtt)
     topic_filter = subscription("defect", site=config.device.site, line=config.device.line, device=config.device.device)
     subscriber = Subscriber(broker, topic_filter, tell=lambda line: ready.set() if "listening" in line else None)
 
@@ -160,7 +157,7 @@ class DemoLine:
 
     def __init__(self, camera: SimCamera, fps: float, meter: bool) -> None:
         self.appliance: Appliance
-        self.scorer = Scorer()
+        self.scorer = Scorer(DeepLook())
         self.ids: set[str] = set()
         self._camera = camera
         self._fps = fps

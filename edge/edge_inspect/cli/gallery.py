@@ -1,5 +1,6 @@
 """`index.html`: the pictures of the parts that were not OK, so that a person can look instead of reading numbers.
 
+With a truth, escapes are shown too, and both kinds of mistake come first.
 Plain files beside each other, no script, nothing fetched: it can be mailed or put on a share. A `Watcher` of the
 pipeline; pictures are written as they come, the page at the end.
 """
@@ -16,6 +17,7 @@ import cv2
 from edge_inspect.capture.protocol import Pixels
 from edge_inspect.capture.ring import Slot
 from edge_inspect.cli.drawing import drawn, shrunk
+from edge_inspect.cli.scoring import mistake
 from edge_inspect.errors import StorageFailing
 from edge_inspect.inference.decode import Detections
 from edge_inspect.pipeline import Judged, Lane
@@ -35,7 +37,9 @@ figure { margin: 0; border: 1px solid var(--line); border-left: 5px solid var(--
 figure { overflow: hidden }
 figure.unknown { border-left-color: var(--unknown) } img { width: 100%; display: block }
 figcaption { padding: .5rem .8rem; font-size: .9rem } figcaption b { color: var(--ng) }
-.unknown figcaption b { color: var(--unknown) }
+.unknown figcaption b { color: var(--unknown) } .ok figcaption b { color: var(--ok) }
+figure.ok { border-left-color: var(--ok) }
+.wrong { background: var(--ng); color: #fff; padding: .1rem .45rem; border-radius: 4px; text-transform: uppercase }
 footer { margin: 2rem 0; font-size: .85rem; opacity: .7 }
 """
 
@@ -43,9 +47,11 @@ footer { margin: 2rem 0; font-size: .85rem; opacity: .7 }
 class Gallery:
     """Collects parts into `folder`. Raises StorageFailing when it cannot be written."""
 
-    def __init__(self, folder: Path, title: str) -> None:
+    def __init__(self, folder: Path, title: str, truth: Mapping[str, Any] | None = None) -> None:
         self._folder = folder
         self._title = title
+        self._truth = truth
+        self._mistakes: list[str] = []
         self._cards: list[str] = []
         self._left_out = 0
         try:
@@ -57,9 +63,10 @@ class Gallery:
         """Frames without a verdict are not shown."""
 
     def judged(self, lane: Lane, judged: Judged, pixels: Pixels | None) -> None:
-        if judged.verdict.kind is Kind.OK:
+        wrong = mistake(self._truth, judged) if self._truth else ""
+        if judged.verdict.kind is Kind.OK and not wrong:
             return
-        if len(self._cards) >= MOST_PICTURES:
+        if len(self._cards) + len(self._mistakes) >= MOST_PICTURES:
             self._left_out += 1
             return
         picture = ""
@@ -71,13 +78,13 @@ class Gallery:
             if not cv2.imwrite(str(self._folder / name), image, [cv2.IMWRITE_JPEG_QUALITY, 85]):
                 raise StorageFailing(f"{self._folder / name}: cannot be written")
             picture = f'<img src="{escape(name)}" loading="lazy" alt="part {judged.part} with its defects">'
-        self._cards.append(_card(lane.name, judged, picture))
+        (self._mistakes if wrong else self._cards).append(_card(lane.name, judged, picture, wrong))
 
     def close(self, result: Mapping[str, Any]) -> Path:
         """Write the page; its path."""
         page = self._folder / "index.html"
         more = f"<p>{self._left_out} more parts are in parts.jsonl.</p>" if self._left_out else ""
-        cards = "\n".join(self._cards) or "<p>No part was NG or UNKNOWN.</p>"
+        cards = "\n".join(self._mistakes + self._cards) or "<p>No part was NG or UNKNOWN.</p>"
         title = escape(self._title)
         try:
             page.write_text(
@@ -103,13 +110,14 @@ def _figures(result: Mapping[str, Any]) -> str:
     return f"<dl>{cells}</dl>"
 
 
-def _card(camera: str, judged: Judged, picture: str) -> str:
+def _card(camera: str, judged: Judged, picture: str, wrong: str) -> str:
     verdict = judged.verdict
     found = "; ".join(
         f"{escape(defect.cls)} {defect.confidence:.2f} ({escape(defect.severity)})" for defect in verdict.defects
     )
-    kind = "unknown" if verdict.kind is Kind.UNKNOWN else "ng"
+    badge = f'<span class="wrong">{wrong}</span> ' if wrong else ""
     return (
-        f'<figure class="{kind}">{picture}<figcaption><b>{verdict.kind.value}</b> part {judged.part}, '
-        f"{escape(camera)}, frame {judged.frame_index}: {found or escape(verdict.reason)}</figcaption></figure>"
+        f'<figure class="{verdict.kind.value.lower()}">{picture}<figcaption>{badge}<b>{verdict.kind.value}</b> '
+        f"part {judged.part}, {escape(camera)}, frame {judged.frame_index}: {found or escape(verdict.reason)}"
+        "</figcaption></figure>"
     )

@@ -39,11 +39,12 @@ from edge_inspect.cli.options import (
 )
 from edge_inspect.cli.output import emit
 from edge_inspect.cli.run import stop_on_signals
-from edge_inspect.cli.scoring import LEAST_SCORE, Scorer, load_truth
+from edge_inspect.cli.scoring import DeepLook, Scorer, load_truth
 from edge_inspect.cli.summary import summary
 from edge_inspect.cli.video_meter import stream_bytes
 from edge_inspect.config import config_from_options
 from edge_inspect.daemon import Appliance
+from edge_inspect.delivery.link import packet_bytes
 from edge_inspect.errors import StorageFailing
 from edge_inspect.inference.decode import Detections
 from edge_inspect.pipeline import Judged, Lane, Watcher
@@ -56,8 +57,6 @@ EXAMPLES = """Examples:\n
   edge-inspect replay sim:seed=3,parts=50 --out out/
 """
 ASSUMED_FPS = 25.0
-PUBLISH_HEADER_BYTES = 8
-"""Fixed header, topic length, packet id and empty properties of an MQTT 5 PUBLISH."""
 
 
 def add(app: typer.Typer) -> None:
@@ -100,11 +99,11 @@ def replay(
         model=str(model) if model else None,
     )
     camera = camera_from(source, paced=False) if source.startswith("sim") else camera_from(source)
-    scorer = Scorer() if known or source.startswith("sim") else None
+    scorer = Scorer(DeepLook()) if known or source.startswith("sim") else None
     with ExitStack() as stack:
         console = Console(stderr=True, highlight=False)
         recorder = stack.enter_context(Recorder.into(out))
-        gallery = Gallery(out, f"Replay of {source}") if out else None
+        gallery = Gallery(out, f"Replay of {source}", known) if out else None
         video = stack.enter_context(AnnotatedVideo(annotate, None)) if annotate else None
         progress = stack.enter_context(FrameProgress.on(console, frames))
         watchers: list[Watcher] = [w for w in (scorer, gallery, video, recorder, progress) if w is not None]
@@ -115,7 +114,6 @@ def replay(
             deliver=mqtt is not None,
             frames=frames,
             first_open_s=0.0,
-            decode_from=LEAST_SCORE if scorer else None,
         )
         progress.appliance = recorder.appliance = appliance
         stop = stack.enter_context(stop_on_signals())
@@ -211,7 +209,7 @@ class Recorder:
             self._seq += 1
             report = defect_report(lane, timeless, station.identity, pixels)
             payload = report.numbered(report.epoch, self._seq).to_bytes()
-            self.report_bytes += len(payload) + len(station.identity.topics.defect) + PUBLISH_HEADER_BYTES
+            self.report_bytes += packet_bytes(station.identity.topics.defect, payload, 1, protocol=5)
             self._reports.write(payload + b"\n")
 
 

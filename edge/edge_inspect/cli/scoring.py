@@ -16,7 +16,7 @@ import contextlib
 import io
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edge_inspect.capture.protocol import Pixels
 from edge_inspect.capture.ring import Slot
 from edge_inspect.errors import Refusal
-from edge_inspect.inference.decode import Detections
+from edge_inspect.inference.decode import Decoder, Detections
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.judge import Kind
 from edge_inspect.verdict.parts import Look
@@ -112,13 +112,30 @@ def load_truth(path: Path) -> dict[str, Any]:
     return truth
 
 
-class Scorer:
-    """A watcher that keeps what scoring needs. `score` compares it with the truth."""
+class DeepLook:
+    """Decodes the network's output once more, down to LEAST_SCORE; what the line judges stays what it is."""
 
     def __init__(self) -> None:
+        self._decoders: dict[str, Decoder] = {}
+
+    def __call__(self, lane: Lane) -> Detections:
+        if lane.name not in self._decoders:
+            self._decoders[lane.name] = Decoder(lane.engine.layout, lane.engine.classes)
+        thresholds = np.full_like(lane.thresholds, LEAST_SCORE)
+        return self._decoders[lane.name].decode(lane.engine.output, lane.letterbox, thresholds)
+
+
+class Scorer:
+    """A watcher that keeps what scoring needs. `score` compares it with the truth.
+
+    look_deeper: all that the network said about this frame, below the recipe's thresholds too; mAP50 needs it.
+    """
+
+    def __init__(self, look_deeper: Callable[[Lane], Detections] | None = None) -> None:
         self.verdicts: list[Judged] = []
         self.looks: list[LookRecord] = []
         self.frames = 0
+        self._look_deeper = look_deeper
         self._last_look: dict[int, tuple[int, Box]] = {}
 
     def judged(self, lane: Lane, judged: Judged, pixels: Pixels | None) -> None:
@@ -129,6 +146,8 @@ class Scorer:
         self._last_look.update((look.part, (slot.stamp.index, look.box)) for look in looks)
         if found is None or not found.finite:
             return
+        if self._look_deeper is not None:
+            found = self._look_deeper(lane)
         classes = tuple(lane.engine.classes[index] for index in found.classes[: found.n])
         for look in looks:
             self.looks.append(
@@ -249,6 +268,15 @@ def part_at(truth: Mapping[str, Any], frame: int, box: Box) -> int | None:
         if share >= best_share:
             best, best_share = part["id"], share
     return best
+
+
+def mistake(truth: Mapping[str, Any], judged: Judged) -> str:
+    """`escape`, `overkill`, or nothing, for a part that was looked at; nothing for wear clips."""
+    if judged.box_px is None or "parts" not in truth:
+        return ""
+    number = part_at(truth, judged.frame_index, judged.box_px)
+    known = next((part["verdict"] for part in truth["parts"] if part["id"] == number), "")
+    return {("NG", Kind.OK): "escape", ("OK", Kind.NG): "overkill"}.get((known, judged.verdict.kind), "")
 
 
 def _class_number(cls: str | float, classes: Sequence[str]) -> int | None:

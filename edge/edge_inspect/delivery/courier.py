@@ -27,7 +27,7 @@ from edge_inspect.delivery.link_errors import LinkLost
 from edge_inspect.delivery.outbox import Outbox, Row
 from edge_inspect.delivery.outbox_file import SENT
 from edge_inspect.errors import StorageFailing
-from edge_wire.messages import Ack, BadMessage, Degraded, DeviceState, LinkVitals, Vitals
+from edge_wire.messages import Ack, BadMessage, DeviceState, LinkVitals, Vitals
 from edge_wire.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -112,10 +112,10 @@ class Courier:
             unheard=self.unheard,
         )
 
-    def alarms(self) -> list[Degraded]:
-        """Why there is no connection, for the device's state."""
-        failure = self._last_failure
-        return [] if failure is None else [Degraded(code="no-broker", detail=str(failure)[:200])]
+    @property
+    def failure(self) -> LinkLost | None:
+        """Why there is no connection now; None while there is one."""
+        return self._last_failure
 
     # The thread
 

@@ -26,6 +26,7 @@ from edge_wire.messages import DefectReport, Degraded, OutboxVitals
 log = structlog.get_logger(__name__)
 
 BOUND = 1000
+STUCK_S = 10.0
 PRUNE_EVERY_S = 60.0
 LOOK_EVERY_S = 0.5
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
@@ -98,6 +99,9 @@ class OutboxWriter:
     def alarms(self) -> list[Degraded]:
         """What is wrong with keeping reports, for the device's state."""
         found = []
+        beat_ns = self.beat_ns
+        if beat_ns is not None and self._waiting and time.monotonic_ns() - beat_ns > STUCK_S * 1e9:
+            found.append(Degraded(code="storage-stuck", detail=f"{self.waiting} reports wait for a write that hangs"))
         if self._failure_code:
             found.append(Degraded(code=self._failure_code, detail=self._failure[:200]))
         if self.dropped:

@@ -85,10 +85,18 @@ class Engine:
         for _ in range(WARM_UP_RUNS):
             self.run()
 
-    def known_answer(self) -> None:
-        """Overwrites `input` and `output`. Raises BadModel `known-answer` when a golden picture is judged wrongly."""
+    @property
+    def known_answers(self) -> int:
+        """How many golden pictures there are to ask."""
+        return len(self._known)
+
+    def known_answer(self, number: int | None = None) -> None:
+        """Ask all golden pictures, or one of them. Overwrites `input` and `output`.
+
+        Raises BadModel `known-answer` when one is judged wrongly.
+        """
         thresholds = self.thresholds()
-        for known in self._known:
+        for known in self._known if number is None else [self._known[number]]:
             wrong = known.ask(self, thresholds)
             if wrong:
                 where = f"{self.package.dir} {self.variant.file} on {self.provider}"

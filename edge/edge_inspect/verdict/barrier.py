@@ -135,8 +135,8 @@ class LightBarrier:
         self._watch_for_jam()
         return looks
 
-    def blind(self, reason: str, captured_ns: int) -> None:
-        self._blind_frames += 1
+    def blind(self, reason: str, captured_ns: int, frames: int = 1) -> None:
+        self._blind_frames += frames
         self._blind_reason = self._blind_reason or reason
         for part in self._parts:
             part.spoilt = part.spoilt or reason
@@ -173,7 +173,8 @@ class LightBarrier:
         if shift is not None:
             self._doubtful = 0
             return shift
-        if not self._blind_frames and self._doubtful < DOUBTFUL_FRAMES:
+        brief = reach is not None and abs(reach) <= self._travel.furthest / 2
+        if brief and self._doubtful < DOUBTFUL_FRAMES:
             self._doubtful += 1
             return None
         self._start_anew(captured_ns, reach)

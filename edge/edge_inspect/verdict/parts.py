@@ -26,6 +26,10 @@ Box = tuple[int, int, int, int]
 NOT_SEEN = "not-seen"
 
 
+MOST_AT_ONCE = 100
+"""A gap of more frames than this is told as so many parts: a driver's counter that jumps must not flood the plant."""
+
+
 class Look(NamedTuple):
     """One part to be inspected on this frame."""
 
@@ -53,8 +57,8 @@ class PartFinder(Protocol):
     def see(self, pixels: Pixels, captured_ns: int) -> Sequence[Look]:
         """What must be inspected on this frame."""
 
-    def blind(self, reason: str, captured_ns: int) -> None:
-        """A frame was lost or broken: parts that pass now cannot be vouched for."""
+    def blind(self, reason: str, captured_ns: int, frames: int = 1) -> None:
+        """Frames were lost or broken: parts that pass now cannot be vouched for."""
 
     def unjudged(self) -> Sequence[tuple[int, str]]:
         """(part, reason) of parts that got no last look and will get none, since the last call."""
@@ -84,9 +88,10 @@ class FramePart:
         self._parts += 1
         return (Look(self._parts - 1, self._box, last=True),)
 
-    def blind(self, reason: str, captured_ns: int) -> None:
-        self._unjudged.append((self._parts, reason))
-        self._parts += 1
+    def blind(self, reason: str, captured_ns: int, frames: int = 1) -> None:
+        for _ in range(min(frames, MOST_AT_ONCE)):
+            self._unjudged.append((self._parts, reason))
+            self._parts += 1
 
     def unjudged(self) -> Sequence[tuple[int, str]]:
         told, self._unjudged = self._unjudged, []

@@ -113,10 +113,22 @@ def test_a_lost_camera_comes_back_alone_and_leaves_one_gap() -> None:
 def test_silence_is_a_loss() -> None:
     camera = ScriptedCamera("frame")
     line = Line(camera, stall_s=0.1)
-    indices, reasons = line.collect(frames=1, gaps=2)
-    assert indices == [1]
-    assert reasons[:2] == ["camera-lost", "camera-lost"]
-    assert camera.opened >= 3
+    assert line.collect(frames=1, gaps=1) == ([1], ["camera-lost"])
+
+
+def test_a_camera_that_opens_and_gives_nothing_is_lost_once_and_tried_less_and_less() -> None:
+    camera = ScriptedCamera("frame", *["lost"] * 1000)
+    line = Line(camera)
+    line.thread.start()
+    assert line.grabber.settled.wait(10)
+    until = time.monotonic() + 10
+    while camera.opened < 6 and time.monotonic() < until:
+        line.stop.wait(0.01)
+    line.stop.set()
+    line.thread.join(timeout=10)
+    assert camera.opened >= 6
+    assert line.ring is not None and line.ring.next_gap() is not None and line.ring.next_gap() is None
+    assert line.counts.reconnects == 0
 
 
 def test_a_file_that_ends_ends_the_thread() -> None:

@@ -161,9 +161,9 @@ def test_gaps_keep_their_place_in_time() -> None:
     ring = Ring(2, 4, 4, "trigger")
     ring.note_gap(100, "camera-lost")
     ring.note_gap(300, "overrun")
-    assert ring.next_gap(before_ns=200) == (100, "camera-lost")
+    assert ring.next_gap(before_ns=200) == (100, "camera-lost", 1)
     assert ring.next_gap(before_ns=200) is None
-    assert ring.next_gap() == (300, "overrun")
+    assert ring.next_gap() == (300, "overrun", 1)
 
 
 def test_a_closed_ring_lets_nobody_wait() -> None:

@@ -235,14 +235,14 @@ def test_reports_wait_while_there_is_no_broker_and_then_all_arrive(
     outbox.put_many([report(number) for number in range(1, 21)])
     with running(outbox, broker.url) as courier:
         until(lambda: courier.failures.get("refused", 0) >= 2)
-        assert [alarm.code for alarm in courier.alarms()] == ["no-broker"]
+        assert courier.failure is not None
         broker.start()
         with listening(broker, TOPICS.defect) as listener:
             until(lambda: outbox.stats().depth == 0)
             outbox.put(report(21))
             courier.wake()
             until(lambda: 21 in part_numbers(listener.payloads()))
-        assert not courier.alarms() and courier.connects == 1
+        assert courier.failure is None and courier.connects == 1
 
 
 def test_reconnecting_leaves_no_socket_behind(mosquitto: Mosquitto, outbox: Outbox) -> None:
@@ -251,7 +251,7 @@ def test_reconnecting_leaves_no_socket_behind(mosquitto: Mosquitto, outbox: Outb
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(3):
             mosquitto.kill()
-            until(lambda: bool(courier.alarms()))
+            until(lambda: courier.failure is not None)
             mosquitto.start()
             until(lambda: courier.connected)
         assert len(os.listdir("/proc/self/fd")) == before

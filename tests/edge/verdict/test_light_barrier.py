@@ -201,6 +201,17 @@ def test_a_flash_is_sat_out(frame: int) -> None:
     assert_each_once(line, watched)
 
 
+def test_a_flash_just_after_a_dropped_frame_is_sat_out() -> None:
+    line = BeltLine(PLATES)
+    finder, watched = barrier(line), Watched()
+    for number, picture in line.play():
+        if number % 3 == 1:
+            watched.blind(finder, number, "overrun")
+        else:
+            watched.see(finder, number, np.full_like(picture, 255) if number == 60 else picture)
+    assert_each_once(line, watched)
+
+
 # --- what could not be seen -----------------------------------------------------------------------------------------
 
 
