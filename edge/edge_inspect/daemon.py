@@ -243,7 +243,7 @@ class Appliance:
     def _say_ready(self) -> bool:
         states = ", ".join(f"{name} {station.grabber.state}" for name, station in self.stations.items())
         self._notifier.ready(f"cameras: {states}")
-        log.info("inspecting", cameras=states, device=self.topics.base, mqtt=bool(self.courier))
+        log.info("ready", cameras=states, device=self.topics.base, mqtt=bool(self.courier))
         return True
 
     def _report(self, lane: Lane, judged: Judged, pixels: Pixels | None) -> None:

@@ -98,8 +98,8 @@ class Lane:
     thresholds: NDArray[np.float32]
     """Least confidence per class, shape (classes,)."""
     counts: LaneCounts
-    check: PictureCheck | None
-    """Tells frozen, black and white pictures of live cameras; None for recordings, where still belts are honest."""
+    check: PictureCheck
+    """Tells pictures that show nothing: black, white, garbage, and of live cameras frozen ones."""
     dead_picture: str = ""
     """`frozen`, `black` or `white` while the camera shows nothing that could be judged."""
 
@@ -134,11 +134,16 @@ class Pipeline:
         self._frames_wanted = frames_wanted
         self._times = (0, 0, 0)
         self._watched_ns = 0
-        self._taken_ns = 0
+        self._taken_ns = self._first_ns = self._last_ns = 0
         self._known_answer_at = time.monotonic() + KNOWN_ANSWER_EVERY_S
         self._next_question = 0
         self._until_freeze = WARM_UP_PARTS
         self._idle_since = self._collected_at = time.monotonic()
+
+    @property
+    def inspecting_s(self) -> float:
+        """From taking the first frame until the newest was done with."""
+        return (self._last_ns - self._first_ns) / 1e9
 
     def add(self, lane: Lane) -> None:
         """A camera's size is known: its frames are inspected from now on. Called by that camera's grab thread."""
@@ -178,7 +183,9 @@ class Pipeline:
                 self._blind(lane, gap)
             self.frames += 1
             self._taken_ns = time.monotonic_ns()
+            self._first_ns = self._first_ns or self._taken_ns
             self.inspect(lane, slot)
+            self._last_ns = time.monotonic_ns()
             return True
 
     def inspect(self, lane: Lane, slot: Slot) -> None:
@@ -189,7 +196,7 @@ class Pipeline:
         if stamp.missed:
             self._blind(lane, Gap(stamp.captured_ns, "frames-lost", stamp.missed))
         self._watched_ns = 0
-        dead = lane.check.check(pixels) if lane.check and not stamp.broken else ""
+        dead = "" if stamp.broken else lane.check.check(pixels)
         if dead != lane.dead_picture:
             log.warning(
                 "dead picture" if dead else "picture alive again", camera=lane.name, why=dead or lane.dead_picture
@@ -244,7 +251,7 @@ class Pipeline:
             self._tell_verdict(lane, slot.stamp, look.part, verdict, Seen(look.box, stages, slot.pixels))
 
     def _blind(self, lane: Lane, gap: Gap) -> None:
-        if gap.reason == "camera-lost" and lane.check:
+        if gap.reason == "camera-lost":
             lane.check.start_again()
         lane.finder.blind(gap.reason, gap.at_ns, gap.frames)
         utc_ns = time.time_ns() - (time.monotonic_ns() - gap.at_ns)

@@ -120,8 +120,7 @@ class Station:
     @property
     def drift(self) -> str:
         """How the pictures have changed since the start (`darker`, `blurred`, ...); empty when they have not."""
-        check = self.lane.check if self.lane else None
-        return check.drift() if check else ""
+        return self.lane.check.drift() if self.lane else ""
 
     def pulse(self) -> CameraPulse:
         lane, identity = self.lane, self.identity
@@ -153,8 +152,7 @@ class Station:
             recipe=self.recipe,
             thresholds=self.thresholds,
             counts=self.counts,
-            # Where each frame is a part, a picture that comes a second time is a part that nobody saw.
-            check=PictureCheck(height_px, width_px, frozen_frames=2 if each_frame else 5) if self.camera.live else None,
+            check=PictureCheck(height_px, width_px, frozen_frames=self._frozen_frames()),
         )
         self.identity = Identity(
             topics=self._topics,
@@ -172,6 +170,15 @@ class Station:
         self.lane = lane
         self._announce(lane)
         return lane.ring
+
+    def _frozen_frames(self) -> int | None:
+        """Where each frame is a part, a picture that comes a second time is a part that nobody saw.
+
+        A recording may rightly repeat itself.
+        """
+        if not self.camera.live:
+            return None
+        return 2 if self.recipe.part.mode == "frame" else 5
 
     def _camera_digest(self, form: Format) -> str:
         """Another camera, format or setting: another digest. The settings that the driver gave count, not the asked."""

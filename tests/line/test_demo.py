@@ -15,7 +15,7 @@ import pytest
 
 from tests.mosquitto import Mosquitto
 
-DEMO = [sys.executable, "-m", "edge_inspect", "demo", "--fast", "--seed", "4", "--ng-share", "0.6"]
+DEMO = [sys.executable, "-m", "edge_inspect", "demo", "--fast", "--seed", "6", "--ng-share", "0.6"]
 
 
 def run_demo(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,7 @@ from tests.sim.rtp import LoseRtp
 from tests.sim.rtsp import RtspServer, number_in, require_rtsp_server
 
 pytestmark = pytest.mark.slow
-OLDEST_S = 1.2
+OLDEST_S = 1.4
 """True age at the verdict: half a second that a camera may be late, a ring of waiting frames, a busy machine."""
 
 
@@ -71,7 +71,7 @@ def server() -> Iterator[RtspServer]:
 
 def stall(net: ChaosProxy, lose: LoseRtp, witness: Witness) -> None:
     net.stall()
-    threading.Event().wait(1.0)
+    threading.Event().wait(1.6)
     net.flow()
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import structlog
 
 from edge_inspect.capture.protocol import Camera, Format, Read
-from edge_inspect.capture.ring import Ring
+from edge_inspect.capture.ring import Ring, Slot
 from edge_inspect.counts import LaneCounts
 from edge_inspect.errors import BadSource, CameraLost, FormatChanged
 
@@ -161,6 +161,12 @@ class Grabber:
                 raise CameraLost(f"camera {self.name} ({self.camera.label}) gave no picture for {stall_s:.1f} s")
         return True
 
+    def _count_missed(self, slot: Slot) -> None:
+        """What passed before the first picture since an opening is known as a gap already, or was before our time."""
+        if not self._gave_pictures:
+            slot.stamp.missed = 0
+        self._counts.camera_missed += slot.stamp.missed
+
     def _read_one(self, ring: Ring) -> Read | None:
         """Read into a slot; None when a lossless ring had no room yet, which is no fault of the camera."""
         lease = ring.fill(timeout_s=0.5)
@@ -168,7 +174,7 @@ class Grabber:
             if slot is not None:
                 read = self.camera.read_into(slot.pixels, slot.stamp)
                 if read is Read.FRAME:
-                    self._counts.camera_missed += slot.stamp.missed
+                    self._count_missed(slot)
                 else:
                     lease.discard()
                 return read
@@ -176,6 +182,6 @@ class Grabber:
             return None
         read = self.camera.read_into(ring.spare.pixels, ring.spare.stamp)
         if read is Read.FRAME:
-            self._counts.camera_missed += ring.spare.stamp.missed
+            self._count_missed(ring.spare)
             ring.refuse(ring.spare.stamp.captured_ns, ring.spare.stamp.missed)
         return read

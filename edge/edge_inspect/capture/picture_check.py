@@ -37,16 +37,18 @@ class PictureCheck:
         height: int,
         width: int,
         *,
-        frozen_frames: int = 5,
+        frozen_frames: int | None = 5,
         dark_level: float = 8.0,
         bright_level: float = 254.5,
         noise_level: float = 45.0,
         drift_frames: int = 500,
     ) -> None:
-        """`frozen_frames`: so many equal pictures in a row are frozen. Levels are 0 to 255: the mean of the pixels; for
+        """`frozen_frames`: so many equal pictures in a row are frozen; None: never (recordings).
+
+        Levels are 0 to 255: the mean of the pixels; for
         garbage the mean step from a pixel to its neighbour. `drift_frames`: how many pictures a mean of drift spans.
         """
-        if frozen_frames < 2:
+        if frozen_frames is not None and frozen_frames < 2:
             raise ValueError(f"frozen_frames is {frozen_frames}; at least 2: one picture alone cannot be frozen")
         if height < 1 or width < 2:
             raise ValueError(f"pictures of {width}x{height} px; at least 2x1")
@@ -69,7 +71,7 @@ class PictureCheck:
         rows = pixels.reshape(self._shape[0], -1)[self._first :: self._step][: len(self._rows)]
         is_equal = self._equal > 0 and cv2.norm(rows, self._rows, cv2.NORM_INF) == 0
         self._equal = self._equal + 1 if is_equal else 1
-        if self._equal >= self._frozen_frames:
+        if self._frozen_frames is not None and self._equal >= self._frozen_frames:
             return "frozen"
         np.copyto(self._rows, rows)
         look = _look(self._rows)

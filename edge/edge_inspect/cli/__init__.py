@@ -14,6 +14,7 @@ from typing import Any
 
 import typer
 
+from edge_inspect.cli import output
 from edge_inspect.errors import InspectError
 
 COMMAND_FILES = (
@@ -38,11 +39,11 @@ def build_app(families: Sequence[str] = COMMAND_FILES) -> typer.Typer:
 
     @app.callback()
     def root(
-        version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+        version: bool = typer.Option(
+            False, "--version", help="Print the version.", is_eager=True, callback=_tell_version
+        ),
     ) -> None:
-        if version:
-            typer.echo(f"edge-inspect {metadata.version('edge-inspect')}")
-            raise typer.Exit
+        """Only --version belongs to the whole; click runs this before a command."""
 
     for name in families:
         importlib.import_module(f"edge_inspect.cli.{name}").add(app)
@@ -65,11 +66,10 @@ def run_command(argv: list[str]) -> int:
         code = command.main(args=argv, prog_name="edge-inspect", standalone_mode=False)
     except UsageError as err:
         where = err.ctx.command_path if err.ctx else "edge-inspect"
-        _complain(f"{err.format_message()} See `{where} --help`.")
-        return EXIT_USAGE
+        what = err.format_message().rstrip(".")
+        return _failed(argv, EXIT_USAGE, f"{what}. See `{where} --help`." if what else f"See `{where} --help`.")
     except InspectError as err:
-        _complain(str(err))
-        return err.exit_code
+        return _failed(argv, err.exit_code, str(err))
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:
@@ -79,6 +79,16 @@ def run_command(argv: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _complain(message: str) -> None:
+def _failed(argv: Sequence[str], code: int, message: str) -> int:
+    """One line for a person; who asked with --json and got no object yet, gets the same as one."""
     one_line = " ".join(message.split())
     sys.stderr.write(f"edge-inspect: {one_line}\n")
+    if "--json" in argv and not output.emitted:
+        output.emit({"ok": False, "exit_code": code, "error": one_line})
+    return code
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edge-inspect {metadata.version('edge-inspect')}")
+        raise typer.Exit

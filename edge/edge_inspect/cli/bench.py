@@ -44,8 +44,8 @@ def add(app: typer.Typer) -> None:
 def bench(
     what: Annotated[What, typer.Argument(help="What to measure.")] = What.engine,
     model: ModelDir = None,
-    provider: Annotated[str, typer.Option(metavar="NAMES", help="cpu,openvino,… [default: all that are there]")] = "",
-    shape: Annotated[str, typer.Option(metavar="SHAPES", help="384x640,… (HxW) [default: all of the model]")] = "",
+    provider: Annotated[str, typer.Option(metavar="NAMES", help="cpu,openvino,… (default: all that are there)")] = "",
+    shape: Annotated[str, typer.Option(metavar="SHAPES", help="384x640,… (HxW) (default: all of the model)")] = "",
     precision: Annotated[str, typer.Option(metavar="NAMES", help="auto,fp32,fp16,int8")] = "auto",
     threads: ThreadCount = None,
     spin: Annotated[bool, typer.Option("--spin/--no-spin", help="Let ONNX Runtime's threads wait busily.")] = True,

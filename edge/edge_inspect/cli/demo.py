@@ -26,6 +26,7 @@ from edge_inspect.cli.broker import RunningBroker, demo_broker
 from edge_inspect.cli.log import configure_log
 from edge_inspect.cli.options import (
     AsJson,
+    FrameLimit,
     ModelDir,
     MqttUrl,
     ProviderName,
@@ -69,7 +70,7 @@ def demo(
         int | None, typer.Option(metavar="N", min=1, help="Stop after N parts. Without: until Ctrl-C.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Another seed, other plates.")] = 0,
-    ng_share: Annotated[float, typer.Option(metavar="SHARE", min=0, max=1, help="Share of defective plates.")] = 0.2,
+    ng_share: Annotated[float, typer.Option(metavar="SHARE", min=0, max=1, help="Share of defective plates.")] = 0.1,
     fps: Annotated[float, typer.Option(min=1, max=240, help="Frames a second of the simulated camera.")] = 25.0,
     fast: Annotated[
         bool, typer.Option("--fast", help="As fast as this machine can, not at the camera's pace.")
@@ -81,6 +82,7 @@ def demo(
     provider: ProviderName = None,
     threads: ThreadCount = None,
     state: StateDir = None,
+    frames: FrameLimit = None,
     as_json: AsJson = False,
 ) -> None:
     """A simulated line, the real model, a broker, and every defect as a subscriber sees it."""
@@ -92,7 +94,9 @@ def demo(
         state = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-inspect-demo-")))
         config = _config(broker, state, recipe, model, check_provider(provider), threads)
         line = DemoLine(camera, fps, meter)
-        appliance = Appliance(config, cameras={"line": camera}, watchers=(line.scorer, line), first_open_s=0.0)
+        appliance = Appliance(
+            config, cameras={"line": camera}, watchers=(line.scorer, line), frames=frames, first_open_s=0.0
+        )
         line.appliance = appliance
         stop = stack.enter_context(stop_on_signals())
         console.print(f"simulated line, seed {seed}; broker {broker.name} at {broker.url}; Ctrl-C ends")

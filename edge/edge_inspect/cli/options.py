@@ -25,7 +25,7 @@ StateDir = Annotated[
     typer.Option(
         "--state",
         metavar="DIR",
-        help="Where the outbox lives. [default: $STATE_DIRECTORY or ~/.local/state/edge-inspect]",
+        help="Where the outbox lives. (default: $STATE_DIRECTORY or ~/.local/state/edge-inspect)",
     ),
 ]
 FrameLimit = Annotated[int | None, typer.Option("--frames", metavar="N", min=1, help="Stop after N frames.")]
@@ -34,11 +34,11 @@ RecipeFile = Annotated[
     typer.Option(
         "--recipe",
         metavar="FILE",
-        help="What counts as a defect on this line (TOML). [default: the metal-plate recipe]",
+        help="What counts as a defect on this line (TOML). (default: the metal-plate recipe)",
     ),
 ]
 ModelDir = Annotated[
-    Path | None, typer.Option("--model", metavar="DIR", help="Model package. [default: the shipped metal-plate model]")
+    Path | None, typer.Option("--model", metavar="DIR", help="Model package. (default: the shipped metal-plate model)")
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Last line on stdout: one JSON object; everything else goes to stderr.")

@@ -6,9 +6,14 @@ import json
 import sys
 from typing import Any
 
+emitted = False
+"""Whether this process has printed its object."""
+
 
 def emit(result: dict[str, Any]) -> None:
     """Print `result` as the last line on stdout: one JSON object, NaN refused."""
+    global emitted
     sys.stdout.flush()
     sys.stdout.write(json.dumps(result, allow_nan=False, ensure_ascii=False) + "\n")
     sys.stdout.flush()
+    emitted = True

@@ -119,7 +119,9 @@ def replay(
         stop = stack.enter_context(stop_on_signals())
         appliance.run(stop)
     result = {"source": source, **summary(appliance), **_scores(appliance, scorer, known, camera)}
-    result.update(_bandwidth(result["bytes_sent"] or recorder.report_bytes, None if frames else stream_bytes(source)))
+    result.update(
+        _bandwidth(result["bytes_sent"] if mqtt else recorder.report_bytes, None if frames else stream_bytes(source))
+    )
     if getattr(camera, "ended_early", ""):
         result["ended_early"] = camera.ended_early  # type: ignore[attr-defined]
         console.print(f"[yellow]{camera.ended_early}")  # type: ignore[attr-defined]
@@ -128,6 +130,11 @@ def replay(
         (out / "summary.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         console.print(f"pictures of the parts that were not OK: {page}")
     _tell(console, result)
+    if mqtt and result["reports_confirmed"] < result["reports"]:
+        waiting = result["reports"] - result["reports_confirmed"]
+        console.print(
+            f"[yellow]{waiting} of {result['reports']} reports were not taken by {mqtt}; they wait in the outbox"
+        )
     if as_json:
         emit(result)
 
@@ -160,6 +167,9 @@ def _tell(console: Console, result: dict[str, Any]) -> None:
     }
     if any(value is not None for value in shown.values()):
         console.print(", ".join(f"{name} {value}" for name, value in shown.items() if value is not None))
+    if not result["inferences"]:
+        console.print("[yellow]nothing was inspected: no part was found; does the recipe fit this line? (--recipe)")
+        return
     latency, own, inference = result["latency_ms"], result["own_ms"], result["inference_ms"]
     console.print(
         f"inference p50 {inference['p50']} ms, p99 {inference['p99']}; our own work p50 {own['p50']} ms, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from edge_inspect.daemon import Appliance
 def summary(appliance: Appliance) -> dict[str, Any]:
     """Totals over all cameras; keys that do not apply are null. Latencies in ms, `fps` over the inspecting time."""
     counts = [station.counts for station in appliance.stations.values()]
-    elapsed_s = time.monotonic() - appliance.started
+    elapsed_s = appliance.pipeline.inspecting_s
     frames = sum(count.frames for count in counts)
     identities = [s.identity for s in appliance.stations.values() if s.identity]
     providers = [s.lane.engine.provider for s in appliance.stations.values() if s.lane]
@@ -40,6 +39,7 @@ def summary(appliance: Appliance) -> dict[str, Any]:
         "overruns": sum(s.lane.ring.overrun for s in appliance.stations.values() if s.lane),
         "reconnects": sum(count.reconnects for count in counts),
         "bytes_sent": appliance.courier.bytes_sent if appliance.courier else 0,
+        "reports_confirmed": appliance.courier.reports_sent if appliance.courier else None,
         "reports": sum(count.ng + count.unknown_total for count in counts),
         "model": f"{identities[0].model.name} {identities[0].model.version}" if identities else None,
         "model_digest": identities[0].model.digest if identities else None,

@@ -38,7 +38,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line: th
 Version = Annotated[str, typer.Option("--protocol", metavar="VERSION", help="MQTT version: 5 or 3.1.1.")]
 Ca = Annotated[
     Path | None,
-    typer.Option("--ca", metavar="FILE", help="mqtts: the CA of the broker's certificate. [default: the system's]"),
+    typer.Option("--ca", metavar="FILE", help="mqtts: the CA of the broker's certificate. (default: the system's)"),
 ]
 Cert = Annotated[Path | None, typer.Option("--cert", metavar="FILE", help="mqtts: our certificate (PEM).")]
 Key = Annotated[Path | None, typer.Option("--key", metavar="FILE", help="mqtts: its private key (PEM).")]
