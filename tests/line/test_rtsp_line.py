@@ -92,21 +92,21 @@ def loss(net: ChaosProxy, lose: LoseRtp, witness: Witness) -> None:
 
 
 FAULTS = [
-    pytest.param(stall, "frames-lost", id="stall"),
-    pytest.param(black_hole, "camera-lost", id="black hole"),
-    pytest.param(cut, "camera-lost", id="reset"),
-    pytest.param(loss, "corrupt", id="packet loss"),
+    pytest.param(stall, {"frames-lost", "camera-lost"}, id="stall"),
+    pytest.param(black_hole, {"camera-lost"}, id="black hole"),
+    pytest.param(cut, {"camera-lost"}, id="reset"),
+    pytest.param(loss, {"corrupt"}, id="packet loss"),
 ]
 
 
-@pytest.mark.parametrize(("fault", "reason"), FAULTS)
+@pytest.mark.parametrize(("fault", "reasons"), FAULTS)
 def test_no_fault_of_the_network_reaches_a_verdict(
     tmp_path: Path,
     tiny_model: Path,
     recipe: Path,
     server: RtspServer,
     fault: Callable[[ChaosProxy, LoseRtp, Witness], None],
-    reason: str,
+    reasons: set[str],
 ) -> None:
     config = config_from_options(
         camera="sim", state=tmp_path, provider="cpu", threads=1, recipe=recipe, model=str(tiny_model)
@@ -127,6 +127,6 @@ def test_no_fault_of_the_network_reaches_a_verdict(
             thread.join(timeout=20)
         assert not thread.is_alive()
     assert witness.wrong == []
-    assert reason in witness.reasons
+    assert reasons & witness.reasons
     assert witness.sure == sorted(set(witness.sure)), "no picture is judged twice"
     assert len({number % 2 for number in witness.sure}) == 2
