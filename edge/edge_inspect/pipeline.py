@@ -133,7 +133,7 @@ class Pipeline:
         self._ready = ready
         self._frames_wanted = frames_wanted
         self._times = (0, 0, 0)
-        self._watched_ns = 0
+        self._aside_ns = 0
         self._taken_ns = self._first_ns = self._last_ns = 0
         self._known_answer_at = time.monotonic() + KNOWN_ANSWER_EVERY_S
         self._next_question = 0
@@ -195,7 +195,7 @@ class Pipeline:
         lane.counts.frames += 1
         if stamp.missed:
             self._blind(lane, Gap(stamp.captured_ns, "frames-lost", stamp.missed))
-        self._watched_ns = 0
+        self._aside_ns = 0
         dead = "" if stamp.broken else lane.check.check(pixels)
         if dead != lane.dead_picture:
             log.warning(
@@ -217,7 +217,7 @@ class Pipeline:
             self._judge(lane, slot, look, found)
         self._tell_unjudged(lane, stamp)
         if found is not None:
-            lane.counts.own.add(time.perf_counter_ns() - start - self._times[1] - self._watched_ns)
+            lane.counts.own.add(time.perf_counter_ns() - start - self._times[1] - self._aside_ns)
         for watcher in self._watchers:
             watcher.frame(lane, slot, looks, found)
 
@@ -280,8 +280,8 @@ class Pipeline:
         watching = time.perf_counter_ns()
         for watcher in self._watchers:
             watcher.judged(lane, judged, pixels)
-        self._watched_ns += time.perf_counter_ns() - watching
         self._tidy_between_parts()
+        self._aside_ns += time.perf_counter_ns() - watching
 
     @staticmethod
     def _count(counts: LaneCounts, judged: Judged) -> None:

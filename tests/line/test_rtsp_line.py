@@ -22,8 +22,8 @@ from tests.sim.rtp import LoseRtp
 from tests.sim.rtsp import RtspServer, number_in, require_rtsp_server
 
 pytestmark = pytest.mark.slow
-OLDEST_S = 1.4
-"""True age at the verdict: half a second that a camera may be late, a ring of waiting frames, a busy machine."""
+OLDER_THAN_TOLD_MS = 500
+"""How much older than the appliance says a picture may be: the sender's own delay, which nobody can see from here."""
 
 
 class Witness:
@@ -43,11 +43,11 @@ class Witness:
             self.reasons.add(judged.verdict.reason)
             return
         number = number_in(pixels)[0]
-        age_s = (judged.verdict_ns - self._server.taken_ns(number)) / 1e9
+        age_ms = (judged.verdict_ns - self._server.taken_ns(number)) / 1e6
         if kind != ("NG" if number % 2 else "OK"):
             self.wrong.append(f"picture {number} was {kind}")
-        if age_s > OLDEST_S:
-            self.wrong.append(f"picture {number} was {age_s:.2f} s old")
+        if age_ms > judged.age_ms + OLDER_THAN_TOLD_MS:
+            self.wrong.append(f"picture {number} was {age_ms:.0f} ms old, told as {judged.age_ms:.0f}")
         self.sure.append(number)
 
     def frame(self, lane: Lane, slot: Slot, looks: list[Look], found: Detections | None) -> None:

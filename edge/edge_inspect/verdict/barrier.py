@@ -212,9 +212,10 @@ class LightBarrier:
             yield piece.start, piece.end
             return
         first, last = self._parts[owners[0]], self._parts[owners[-1]]
-        if first.start_seen and first.start - piece.start > self._gap + self._least:
+        enough = self._gap + self._least + SLACK
+        if first.start_seen and first.start - piece.start > enough:
             yield piece.start, first.start - SLACK
-        if last.end_seen and piece.end - last.end > self._gap + self._least:
+        if last.end_seen and piece.end - last.end > enough:
             yield last.end + SLACK, piece.end
 
     def _new(self, start: float, end: float, shift: float) -> _Part:

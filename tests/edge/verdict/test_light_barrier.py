@@ -306,6 +306,30 @@ def test_a_belt_that_is_never_seen_is_told_and_learnt_anew() -> None:
     assert "belt-not-seen" in {reason for _, reason in watched.unjudged}
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(8, 80),
+    st.integers(8, 80),
+    st.sampled_from(["auto", "left", "down"]),
+    st.lists(st.sampled_from(["noise", "flat", "blind", "lost"]), max_size=40),
+)
+def test_whatever_comes_every_number_is_told_once(height: int, width: int, direction: str, steps: list[str]) -> None:
+    finder, watched = LightBarrier(Barrier.model_validate({"direction": direction}), height, width), Watched()
+    rng = np.random.default_rng(height * 100 + width)
+    for number, step in enumerate(steps):
+        if step in ("noise", "flat"):
+            picture = rng.integers(0, 255, (height, width, 3)) if step == "noise" else np.full((height, width, 3), 90)
+            watched.see(finder, number, picture.astype(np.uint8))
+        else:
+            watched.blind(finder, number, "camera-lost" if step == "lost" else "truncated")
+    for _, look in watched.looks:
+        assert 0 <= look.box[0] < look.box[2] <= width
+        assert 0 <= look.box[1] < look.box[3] <= height
+    told = [look.part for _, look in watched.last_looks()] + [part for part, _ in watched.unjudged]
+    assert len(set(told)) == len(told)
+    assert max(told, default=-1) < len(told) + len(finder.in_sight()), "numbers are given to parts that get a verdict"
+
+
 # --- parts longer than the picture ----------------------------------------------------------------------------------
 
 
