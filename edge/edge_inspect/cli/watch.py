@@ -78,9 +78,12 @@ def watch(
         topic_filter = subscription("defect", site=site, line=line, device=device)
     except ValueError as err:
         raise Usage(str(err)) from err
-    seen = _watch(Subscriber(broker, topic_filter, tell=_tell), count, timeout, as_json=json_)
+    subscriber = Subscriber(broker, topic_filter, tell=_tell)
+    seen = _watch(subscriber, count, timeout, as_json=json_)
     if count is not None and seen < count:
         raise Refusal(f"{seen} of {count} reports within {timeout:g} s")
+    if not subscriber.listened:
+        raise Refusal(f"{broker.where}: no broker within {timeout:g} s")
 
 
 def _watch(subscriber: Subscriber, count: int | None, timeout_s: float | None, *, as_json: bool) -> int:

@@ -29,6 +29,8 @@ class Subscriber:
     """`tell` gets one line at every change: listening, lost and why, unreadable payloads."""
 
     def __init__(self, broker: Broker, topic_filter: str, *, tell: Callable[[str], None]) -> None:
+        self.listened = False
+        """Whether a broker has ever taken our subscription."""
         self.repeats = 0
         self.unreadable = 0
         self._broker = broker
@@ -64,6 +66,7 @@ class Subscriber:
         while not stop.is_set():
             link.step(STEP_S)
             if link.subscribed and not told:
+                self.listened = True
                 self._tell(f"listening to {self._filter} on {self._broker.where}")
                 told = True
             for message in link.take_received():
