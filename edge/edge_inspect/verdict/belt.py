@@ -208,15 +208,22 @@ def _jump(now: Sheet, expected: Sheet, whole: float) -> NDArray[np.float32]:
 
 
 def _smooth(line: Sheet) -> Sheet:
-    """A parabola per colour through one edge of the sheet, (columns, 3); what stands out of it is not believed."""
+    """A parabola per colour through one edge of the sheet, (columns, 3); what stands out of it is not believed.
+
+    Where less than a quarter of the edge agrees, its middle value stands for all.
+    """
     x = np.linspace(-1, 1, len(line))
     smooth = np.empty_like(line)
     for colour in range(line.shape[1]):
         y = line[:, colour].astype(np.float64)
-        trusted = np.abs(y - np.median(y)) <= 40
+        middle = float(np.percentile(y, 50, method="nearest"))
+        smooth[:, colour] = middle
+        trusted = np.abs(y - middle) <= 40
         for _ in range(3):
+            if np.count_nonzero(trusted) < max(6, len(y) // 4):
+                break
             fit = np.polynomial.polynomial.polyfit(x[trusted], y[trusted], 2)
-            off = np.abs(np.polynomial.polynomial.polyval(x, fit) - y)
+            smooth[:, colour] = np.polynomial.polynomial.polyval(x, fit)
+            off = np.abs(smooth[:, colour] - y)
             trusted = off <= max(4.0, 3 * float(np.median(off)))
-        smooth[:, colour] = np.polynomial.polynomial.polyval(x, fit)
     return smooth
