@@ -1,6 +1,7 @@
 """A loaded network with its input and output fixed in memory: write `input`, call `run`, read `output`.
 
-1. `input` and `output` are float32 numpy arrays whose addresses never change; the runtime reads and writes them itself.
+1. `input` (bytes) and `output` (float32) are numpy arrays whose addresses never change; the runtime reads and writes
+   them itself.
 2. `run` does nothing but run: no binding, no copy by us on the CPU, exactly two copies (in, out) on a GPU.
 3. `provider` is what really computes, not what was asked for.
 
@@ -11,22 +12,25 @@ Runtime, device memory with page-locked host memory before and behind it), `Open
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_inspect.inference.byte_input import PIXELS
 from edge_wire.manifest import Variant
 
 PAGE_BYTES = 4096
+Number = TypeVar("Number", np.uint8, np.float32)
+Array = NDArray[np.uint8] | NDArray[np.float32]
 
 
 class Binding(Protocol):
     """What an engine runs."""
 
     provider: str
-    input: NDArray[np.float32]
-    """(1, 3, height, width), RGB, 0..1"""
+    input: NDArray[np.uint8]
+    """(1, 3, height, width), RGB"""
     output: NDArray[np.float32]
 
     def run(self) -> None: ...
@@ -39,11 +43,11 @@ class CpuBinding:
 
     def __init__(self, ort: Any, session: Any, variant: Variant, provider: str) -> None:
         self.provider = provider
-        self.input = aligned(variant.input.shape)
-        self.output = aligned(variant.output.shape)
+        self.input = aligned(variant.input.shape, np.uint8)
+        self.output = aligned(variant.output.shape, np.float32)
         self._session = session
         self._io = session.io_binding()
-        self._io.bind_ortvalue_input(variant.input.name, ort.OrtValue.ortvalue_from_numpy(self.input))
+        self._io.bind_ortvalue_input(PIXELS, ort.OrtValue.ortvalue_from_numpy(self.input))
         self._io.bind_ortvalue_output(variant.output.name, ort.OrtValue.ortvalue_from_numpy(self.output))
 
     def run(self) -> None:
@@ -61,8 +65,8 @@ class CudaBinding:
 
     def __init__(self, ort: Any, session: Any, variant: Variant, provider: str) -> None:
         self.provider = provider
-        self.input = aligned(variant.input.shape)
-        self.output = aligned(variant.output.shape)
+        self.input = aligned(variant.input.shape, np.uint8)
+        self.output = aligned(variant.output.shape, np.float32)
         self._cuda = CudaRuntime()
         self._cuda.lock_pages(self.input)
         self._cuda.lock_pages(self.output)
@@ -70,7 +74,7 @@ class CudaBinding:
         self._device_output = ort.OrtValue.ortvalue_from_numpy(self.output, "cuda", 0)
         self._session = session
         self._io = session.io_binding()
-        self._io.bind_ortvalue_input(variant.input.name, self._device_input)
+        self._io.bind_ortvalue_input(PIXELS, self._device_input)
         self._io.bind_ortvalue_output(variant.output.name, self._device_output)
 
     def run(self) -> None:
@@ -90,8 +94,8 @@ class OpenVinoBinding:
 
     def __init__(self, openvino: Any, compiled: Any, variant: Variant) -> None:
         self.provider = "openvino"
-        self.input = aligned(variant.input.shape)
-        self.output = aligned(variant.output.shape)
+        self.input = aligned(variant.input.shape, np.uint8)
+        self.output = aligned(variant.output.shape, np.float32)
         self._request = compiled.create_infer_request()
         self._request.set_input_tensor(openvino.Tensor(self.input, shared_memory=True))
         self._request.set_output_tensor(openvino.Tensor(self.output, shared_memory=True))
@@ -116,16 +120,16 @@ class CudaRuntime:
         self._lib.cudaHostRegister.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint]
         self._lib.cudaHostUnregister.argtypes = [ctypes.c_void_p]
 
-    def lock_pages(self, array: NDArray[np.float32]) -> None:
+    def lock_pages(self, array: Array) -> None:
         self._check("cudaHostRegister", self._lib.cudaHostRegister(array.ctypes.data, array.nbytes, 0))
 
-    def unlock_pages(self, array: NDArray[np.float32]) -> None:
+    def unlock_pages(self, array: Array) -> None:
         self._check("cudaHostUnregister", self._lib.cudaHostUnregister(array.ctypes.data))
 
-    def to_device(self, address: int, array: NDArray[np.float32]) -> None:
+    def to_device(self, address: int, array: Array) -> None:
         self._check("cudaMemcpy", self._lib.cudaMemcpy(address, array.ctypes.data, array.nbytes, self._TO_DEVICE))
 
-    def to_host(self, array: NDArray[np.float32], address: int) -> None:
+    def to_host(self, array: Array, address: int) -> None:
         self._check("cudaMemcpy", self._lib.cudaMemcpy(array.ctypes.data, address, array.nbytes, self._TO_HOST))
 
     def _check(self, what: str, code: int) -> None:
@@ -143,9 +147,9 @@ def _load_cudart() -> ctypes.CDLL:
     raise RuntimeError("libcudart is not loaded although the CUDA provider is")
 
 
-def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Zeros, float32, starting on a page: what runtimes map without a copy and CUDA can lock."""
-    size = int(np.prod(shape)) * 4
+def aligned(shape: tuple[int, ...], dtype: type[Number]) -> NDArray[Number]:
+    """Zeros that start on a page: what runtimes map without a copy and CUDA can lock."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     raw = np.zeros(size + PAGE_BYTES, np.uint8)
     start = -raw.ctypes.data % PAGE_BYTES
-    return raw[start : start + size].view(np.float32).reshape(shape)
+    return raw[start : start + size].view(dtype).reshape(shape)

@@ -68,8 +68,8 @@ class Engine:
         tuning = Tuning(threads, spin=spin, exact=precision == "fp32", cuda_graph=cuda_graph, cache_dir=cache_dir)
         self._binding = open_binding(package.read(self.variant), self.variant, chosen, tuning)
         self.provider: str = self._binding.provider
-        self.input: NDArray[np.float32] = self._binding.input
-        """(1, 3, height, width) RGB 0..1; always the same memory."""
+        self.input: NDArray[np.uint8] = self._binding.input
+        """(1, 3, height, width) RGB; always the same memory."""
         self.output: NDArray[np.float32] = self._binding.output
         """As in the manifest's output contract; always the same memory, overwritten by `run`."""
         self.run = self._binding.run

@@ -1,8 +1,9 @@
-"""A picture of any size into the network's input tensor, exactly as ultralytics' LetterBox does it in training.
+"""A picture of any size into the network's input, exactly as ultralytics' LetterBox does it in training.
 
-1. Bit for bit the same tensor: size rounding, INTER_LINEAR, centred, grey 114, RGB, float32 x / 255.
-2. No frame-sized allocation per call: the small intermediate pictures are made once.
-3. The whole output is written each time, padding too, so that one tensor may serve several letterboxes.
+1. Byte for byte the same picture: size rounding, INTER_LINEAR, centred, grey 114, RGB planes. (The division by 255 is
+   in the graph, see byte_input.)
+2. No frame-sized allocation per call: one small intermediate picture is made once, if one is needed at all.
+3. The whole input is written each time, padding too, so that one input may serve several letterboxes.
 4. `to_source` is the way back, with the same rounding.
 
     letterbox = Letterbox(1080, 1920, 384, 640)
@@ -18,8 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-GREY = np.float32(114) / np.float32(255)
-FULL = np.float32(255)
+GREY = 114
 
 
 class Letterbox:
@@ -35,23 +35,18 @@ class Letterbox:
         self._shift_px = np.array([self.left, self.top] * 2, np.float32)
         self._limit_px = np.array([src_w, src_h] * 2, np.float32)
         self._step = self._odd_step()
-        self._small = np.empty((self.inner_h, self.inner_w, 3), np.uint8)
-        self._planes = [np.empty((self.inner_h, self.inner_w), np.uint8) for _ in range(3)]
+        self._small = np.empty((self.inner_h, self.inner_w, 3) if self._step == 0 else (0, 0, 3), np.uint8)
 
-    def __call__(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
-        """pixels: (src_h, src_w, 3) uint8 BGR. out: (1, 3, dst_h, dst_w) float32 RGB 0..1, wholly overwritten."""
+    def __call__(self, pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+        """pixels: (src_h, src_w, 3) uint8 BGR. out: (1, 3, dst_h, dst_w) uint8 RGB, wholly overwritten."""
         assert pixels.shape == (self.src_h, self.src_w, 3) and out.shape == (1, 3, self.dst_h, self.dst_w)
-        self._shrink_into_planes(pixels)
         bottom, right = self.top + self.inner_h, self.left + self.inner_w
-        tensor = out[0]
-        tensor[:, : self.top] = GREY
-        tensor[:, bottom:] = GREY
-        tensor[:, self.top : bottom, : self.left] = GREY
-        tensor[:, self.top : bottom, right:] = GREY
-        for blue_green_red, plane in enumerate(self._planes):
-            inner = tensor[2 - blue_green_red, self.top : bottom, self.left : right]
-            np.copyto(inner, plane)  # the type conversion; numpy divides much faster without one
-            np.divide(inner, FULL, out=inner)
+        planes = out[0]
+        planes[:, : self.top] = GREY
+        planes[:, bottom:] = GREY
+        planes[:, self.top : bottom, : self.left] = GREY
+        planes[:, self.top : bottom, right:] = GREY
+        self._shrink(pixels, [planes[2 - channel, self.top : bottom, self.left : right] for channel in range(3)])
 
     def to_source(self, boxes: NDArray[np.float32], n: int) -> None:
         """boxes: (at least n, 4) float32 x1 y1 x2 y2 in network px; the first n become source px, in place, clipped."""
@@ -69,16 +64,14 @@ class Letterbox:
         exact = step * self.inner_h == self.src_h and step * self.inner_w == self.src_w
         return step if exact and step % 2 == 1 else 0
 
-    def _shrink_into_planes(self, pixels: NDArray[np.uint8]) -> None:
+    def _shrink(self, pixels: NDArray[np.uint8], blue_green_red: list[NDArray[np.uint8]]) -> None:
         if self._step > 1:
             first = self._step // 2
             picked = pixels[first :: self._step, first :: self._step]
-            for channel, plane in enumerate(self._planes):
+            for channel, plane in enumerate(blue_green_red):
                 np.copyto(plane, picked[:, :, channel])
             return
-        if self._step == 1:
-            small = pixels
-        else:
-            small = self._small
-            cv2.resize(pixels, (self.inner_w, self.inner_h), dst=small, interpolation=cv2.INTER_LINEAR)
-        cv2.split(small, self._planes)
+        if self._step == 0:
+            cv2.resize(pixels, (self.inner_w, self.inner_h), dst=self._small, interpolation=cv2.INTER_LINEAR)
+            pixels = self._small
+        cv2.split(pixels, blue_green_red)

@@ -183,10 +183,28 @@ def _dim(content: memoryview) -> int | str:
     return "?"
 
 
+def input_name(value_info: memoryview) -> str:
+    """The name of one graph input."""
+    return _value_info(value_info).name
+
+
+def encoded_fields(content: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
+    """Every field of one message: its number, the whole field as it is encoded, and what is inside (if it is bytes)."""
+    for number, value, start, end in _walk(content):
+        yield number, content[start:end], content[:0] if isinstance(value, int) else value
+
+
 def _fields(content: memoryview) -> Iterator[_Field]:
-    """Every field of one protobuf message: (number, integer or bytes)."""
+    """Every field of one message: (number, integer or bytes)."""
+    for number, value, _, _ in _walk(content):
+        yield number, value
+
+
+def _walk(content: memoryview) -> Iterator[tuple[int, _Value, int, int]]:
+    """Every field of one message: number, value, and where it starts and ends."""
     at, end = 0, len(content)
     while at < end:
+        start = at
         key, at = _varint(content, at)
         number, kind = key >> 3, key & 7
         if number == 0:
@@ -204,7 +222,7 @@ def _fields(content: memoryview) -> Iterator[_Field]:
             raise _NotOnnx(f"wire type {kind}")
         if at > end:
             raise _NotOnnx("it ends in the middle of a field")
-        yield number, value
+        yield number, value, start, at
 
 
 def _varint(content: memoryview, at: int) -> tuple[int, int]:

@@ -30,6 +30,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from edge_inspect.errors import BadModel, ProviderMissing, RuntimeMissing, Usage
 from edge_inspect.inference.binding import Binding, CpuBinding, CudaBinding, OpenVinoBinding
+from edge_inspect.inference.byte_input import with_byte_input
 from edge_inspect.inference.package import version_key
 from edge_wire.manifest import Variant
 
@@ -94,11 +95,12 @@ def choose(wanted: str) -> str:
 
 
 def open_binding(model: bytes, variant: Variant, provider: str, tuning: Tuning | None = None) -> Binding:
-    """Load verified ONNX bytes on `provider` and bind its input and output.
+    """Load verified ONNX bytes on `provider`, give them a byte input and bind input and output.
 
     Raises RuntimeMissing, ProviderMissing, Usage; BadModel `runtime-refuses` when the runtime does not take the model.
     """
     chosen, tuning = choose(provider), tuning or Tuning()
+    model = with_byte_input(model, variant.input.name, variant.input.shape)
     if chosen == "openvino" and not _plugin_devices():
         return _open_native_openvino(model, variant, tuning)
     ort = _onnxruntime()
