@@ -67,6 +67,20 @@ def train(
 
 
 @app.command()
+def average(
+    weights: Annotated[list[Path], typer.Argument(help="Weights (.pt) of a training and its continuations.")],
+    out: Annotated[Path, typer.Option(help="The .pt file to write.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+) -> None:
+    """Write the mean of several trainings' weights: steadier on unseen pictures than each of them.
+
+    Example: cloud-inspect average runs/a/run/weights/best.pt runs/b/run/weights/best.pt --out mean.pt
+    """
+    training.average_weights(weights, out)
+    _finish({"out": str(out), "averaged": len(weights)}, json_)
+
+
+@app.command()
 def export(
     weights: Annotated[Path, typer.Argument(help="Trained weights (.pt).")],
     out: Annotated[Path, typer.Option(help="The ONNX file to write.")],

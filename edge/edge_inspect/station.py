@@ -37,6 +37,8 @@ from edge_wire.topics import Topics
 
 log = structlog.get_logger()
 
+FROZEN_WHERE_PICTURES_MAY_REPEAT = 50
+
 
 class Engines:
     """One engine per distinct model file, shared."""
@@ -178,6 +180,8 @@ class Station:
         """
         if not self.camera.live:
             return None
+        if getattr(self.camera, "may_repeat", False):
+            return FROZEN_WHERE_PICTURES_MAY_REPEAT
         return 2 if self.recipe.part.mode == "frame" else 5
 
     def _camera_digest(self, form: Format) -> str:

@@ -257,7 +257,7 @@ def test_command_line_refuses_in_one_line(
     assert len(lines) == 1 and lines[0].startswith("cloud-inspect: ") and said in lines[0]
 
 
-@pytest.mark.parametrize("command", ["train", "export", "quantise", "measure", "package"])
+@pytest.mark.parametrize("command", ["train", "average", "export", "quantise", "measure", "package"])
 def test_help_of_every_command_has_an_example(command: str) -> None:
     result = CliRunner().invoke(cli.app, [command, "--help"])
     assert f"Example: cloud-inspect {command}" in " ".join(result.output.split())
@@ -289,7 +289,12 @@ def test_one_epoch_then_export_then_package(tmp_path: Path, data_dir: Path) -> N
     record = json.loads((plan.folder / "training.json").read_text())
     assert record["trained"]["dataset_digest"] == trained.dataset_digest
 
-    fp32 = export_onnx(trained.weights, tmp_path / "model.onnx", (96, 160))
+    mean = training.average_weights([trained.weights, trained.weights.with_name("last.pt")], tmp_path / "mean.pt")
+    with pytest.raises(BadWeights, match="not the same network and classes"):
+        training.average_weights([mean, plan.weights], tmp_path / "never.pt")
+    assert not (tmp_path / "never.pt").exists()
+
+    fp32 = export_onnx(mean, tmp_path / "model.onnx", (96, 160))
     fp16 = convert_fp16(fp32, tmp_path / "model-fp16.onnx")
     assert str(tmp_path).encode() not in fp32.read_bytes()
     draft = Draft(

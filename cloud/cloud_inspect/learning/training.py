@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,6 +120,39 @@ def prepare_environment() -> None:
         raise TrainingMissing(f"{err.name} is not installed: pip install 'edge-inspect[train]'") from err
     if SETTINGS["sync"]:
         SETTINGS.update({"sync": False})
+
+
+def average_weights(weights: Sequence[Path], out: Path) -> Path:
+    """Write the mean of several trainings of one line (a training and its continuation) to `out`; returns it.
+
+    The mean of such weights is usually steadier on unseen pictures than each of them (Wortsman et al., "Model soups",
+    2022). Raises BadWeights when they are not of one family.
+    """
+    if len(weights) < 2:
+        raise BadWeights(f"{len(weights)} file of weights given; averaging needs two or more")
+    prepare_environment()
+    models = [_load(path) for path in weights]
+    states = [model.model.float().state_dict() for model in models]
+    for path, model, state in zip(weights[1:], models[1:], states[1:], strict=True):
+        same = state.keys() == states[0].keys() and all(state[k].shape == states[0][k].shape for k in state)
+        if not same or model.names != models[0].names:
+            raise BadWeights(f"{path}: not the same network and classes as {weights[0]}")
+    mean = {key: sum(state[key] for state in states) / len(states) for key in states[0]}
+    models[0].model.load_state_dict({key: value.to(states[0][key].dtype) for key, value in mean.items()})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    models[0].save(str(out))
+    return out
+
+
+def _load(path: Path) -> Any:
+    from ultralytics import YOLO
+
+    if not path.is_file():
+        raise BadWeights(f"{path}: no such file")
+    try:
+        return YOLO(path)
+    except Exception as err:
+        raise BadWeights(f"{path}: not weights that can be loaded: {str(err).splitlines()[0]}") from err
 
 
 def _run(plan: Plan, data_yaml: Path, last: Path | None, progress: Progress | None) -> dict[str, float]:

@@ -44,6 +44,8 @@ class RtspCamera:
     """`transport`: "tcp" (default: nothing is lost on the way) or "udp"."""
 
     live = True
+    may_repeat = True
+    """A still scene at a low bit rate decodes to the same bytes again and again."""
     patience_s = 8.0
     """After an opening, stored pictures and settling clocks may take this long before a picture is new."""
 

@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run_command(argv: list[str]) -> int:
     """Run one command line; the exit code. All errors that a user may meet end here, as one line."""
+    output.emitted = False
     if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
         argv = ["run", *argv]
     # A daemon that starts on a small box does not wait for the imports of commands that it does not run.

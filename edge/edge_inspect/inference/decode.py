@@ -56,6 +56,7 @@ class Decoder:
         self._iou = iou
         self._best: NDArray[np.float32] = np.empty(0, np.float32)
         self._mask: NDArray[np.bool_] = np.empty(0, np.bool_)
+        self._zeros: NDArray[np.int32] = np.empty(0, np.int32)
         self._found = Detections(max_det)
 
     def decode(self, output: NDArray[np.float32], letterbox: Letterbox, thresholds: NDArray[np.float32]) -> Detections:
@@ -76,19 +77,19 @@ class Decoder:
         return found
 
     def _decode_raw(self, head: NDArray[np.float32], thresholds: NDArray[np.float32]) -> None:
-        anchors = self._above(head, thresholds.min())
+        anchors = self._above(head, min(thresholds.tolist()))
         if not len(anchors):
             return
         few = head[:, anchors]
-        scores, classes = few[4], np.zeros(len(anchors), np.int32)
+        scores, classes = few[4], self._zeros[: len(anchors)]
         if self._classes > 1:
             # Below its own threshold a class does not count; with one threshold for all this is the plain maximum.
             rows = np.where(few[4:] > thresholds[:, None], few[4:], 0)
             classes = rows.argmax(axis=0).astype(np.int32)
             scores = rows.max(axis=0)
-        corner, size = few[:2] - few[2:4] * _HALF, few[2:4]
-        boxes = np.concatenate((corner, size)).T
-        # Best first; a score of 0 (no class reached its threshold) is left out. x, y, width, height as OpenCV wants it.
+        few[:2] -= few[2:4] * _HALF
+        boxes = few[:4].T  # x, y, width, height
+        # Best first; a score of 0 (no class reached its threshold) is left out.
         keep = _suppress(boxes, scores, classes, 0.0, self._iou)[: self._max_det]
         if len(keep):
             kept = boxes[keep]
@@ -96,7 +97,7 @@ class Decoder:
             self._put(kept, scores[keep], classes[keep])
 
     def _decode_end2end(self, rows: NDArray[np.float32], thresholds: NDArray[np.float32]) -> None:
-        above = np.flatnonzero(rows[:, 4] > thresholds.min())
+        above = (rows[:, 4] > min(thresholds.tolist())).nonzero()[0]
         if not len(above):
             return
         rows = rows[above]
@@ -107,15 +108,16 @@ class Decoder:
         order = np.argsort(-rows[:, 4], kind="stable")[: self._max_det]
         self._put(rows[order, :4], rows[order, 4], classes[order])
 
-    def _above(self, head: NDArray[np.float32], least: np.float32) -> NDArray[np.intp]:
+    def _above(self, head: NDArray[np.float32], least: float) -> NDArray[np.intp]:
         """The anchors of which some class scores more than `least`."""
         if len(self._mask) != head.shape[1]:
             self._mask, self._best = np.empty(head.shape[1], np.bool_), np.empty(head.shape[1], np.float32)
+            self._zeros = np.zeros(head.shape[1], np.int32)
         best = head[4]
         if self._classes > 1:
             best = np.maximum.reduce(head[4:], axis=0, out=self._best)
         np.greater(best, least, out=self._mask)
-        return np.flatnonzero(self._mask)
+        return self._mask.nonzero()[0]
 
     def _put(self, boxes: NDArray[np.float32], scores: NDArray[np.float32], classes: NDArray[np.int32]) -> None:
         found, n = self._found, len(scores)

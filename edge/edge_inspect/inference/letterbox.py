@@ -53,7 +53,8 @@ class Letterbox:
         first = boxes[:n]
         first -= self._shift_px
         first /= self._to_px
-        np.clip(first, 0, self._limit_px, out=first)
+        np.minimum(first, self._limit_px, out=first)
+        np.maximum(first, 0, out=first)
 
     def _odd_step(self) -> int:
         """n where the picture is exactly n times the inner size and n is odd; else 0.
