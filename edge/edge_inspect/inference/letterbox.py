@@ -33,7 +33,7 @@ class Letterbox:
         self.left = round((dst_w - self.inner_w) / 2 - 0.1)
         self._to_px = np.array([self.inner_w / src_w, self.inner_h / src_h] * 2, np.float32)
         self._shift_px = np.array([self.left, self.top] * 2, np.float32)
-        self._limit_px = np.array([src_w, src_h] * 2, np.float32)
+        self._least_px, self._limit_px = np.zeros(4, np.float32), np.array([src_w, src_h] * 2, np.float32)
         self._step = self._odd_step()
         self._small = np.empty((self.inner_h, self.inner_w, 3) if self._step == 0 else (0, 0, 3), np.uint8)
 
@@ -54,7 +54,7 @@ class Letterbox:
         first -= self._shift_px
         first /= self._to_px
         np.minimum(first, self._limit_px, out=first)
-        np.maximum(first, 0, out=first)
+        np.maximum(first, self._least_px, out=first)
 
     def _odd_step(self) -> int:
         """n where the picture is exactly n times the inner size and n is odd; else 0.

@@ -24,6 +24,7 @@ from tests.sim.tiny_model import draw_defect, write_tiny_package
 
 LONG = bool(os.environ.get("EDGE_INSPECT_LONG"))
 WARM_UP = 500
+ROUNDS = 5
 TRACED_FRAMES = 10_000 if LONG else 1_000
 RESIDENT_FRAMES = 100_000 if LONG else 4_000
 OURS = str(Path(edge_inspect.inference.__file__).parent / "*")
@@ -57,21 +58,27 @@ def test_no_block_of_ours_stays_and_no_array_of_tensor_size_is_made(frame: Calla
     gc.collect()
     tracemalloc.start()
     try:
-        for index in range(20):  # what tracing itself and the interpreter's caches keep
+        for index in range(300):  # what tracing itself and the interpreter's caches keep
             frame(index)
-        only_ours = [tracemalloc.Filter(True, OURS)]
-        before = tracemalloc.take_snapshot().filter_traces(only_ours)
+        before = blocks_of_ours()
         standing, _ = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
-        for index in range(TRACED_FRAMES):
-            frame(index)
+        after = []
+        for _ in range(ROUNDS):
+            for index in range(TRACED_FRAMES // ROUNDS):
+                frame(index)
+            after.append(blocks_of_ours())
         _, peak = tracemalloc.get_traced_memory()
-        after = tracemalloc.take_snapshot().filter_traces(only_ours)
     finally:
         tracemalloc.stop()
-    growth = [line for line in after.compare_to(before, "lineno") if line.count_diff]
-    assert sum(line.count_diff for line in growth) <= 0, "\n".join(map(str, growth))
+    # Free lists hand a block from one line to another, so a single count wavers by one or two; a leak only ever grows.
+    assert min(after) <= before, (before, after)
     assert peak - standing < SMALL_BYTES
+
+
+def blocks_of_ours() -> int:
+    snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, OURS)])
+    return sum(line.count for line in snapshot.statistics("filename"))
 
 
 @pytest.mark.parametrize("source", [(1080, 1920), (720, 1280), (384, 640)], ids=str)
