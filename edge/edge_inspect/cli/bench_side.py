@@ -46,7 +46,7 @@ class Side:
         except BaseException:
             self.close()
             raise
-        self._process.send_signal(signal.SIGSTOP)
+        self._put_to_sleep()
 
     @property
     def pid(self) -> int:
@@ -60,7 +60,7 @@ class Side:
             answer: dict[str, list[float]] = self._order(do, frames)
             return answer
         finally:
-            self._process.send_signal(signal.SIGSTOP)
+            self._put_to_sleep()
 
     def close(self) -> None:
         """End the process; it may be stopped or already gone."""
@@ -76,6 +76,13 @@ class Side:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _put_to_sleep(self) -> None:
+        """Returns when the process really stands still, or is gone."""
+        if self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def _order(self, do: str, frames: int) -> Any:
         assert self._process.stdin is not None

@@ -166,16 +166,11 @@ class TestProviders:
             assert "\n" not in str(refusal.value)
 
     def test_no_runtime_at_all_names_the_extras(self, package: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(providers, "_import", lambda name: None)
+        monkeypatch.setattr(providers, "_onnxruntime", lambda: None)
+        monkeypatch.setattr(providers, "_plugin_devices", lambda: ())
         monkeypatch.setattr(providers, "_is_installed", lambda name: False)
-        for cached in (providers._onnxruntime, providers._plugin_devices):
-            cached.cache_clear()
-        try:
-            with pytest.raises(RuntimeMissing, match=r"edge-inspect\[cpu\]"):
-                Engine(package)
-        finally:
-            for cached in (providers._onnxruntime, providers._plugin_devices):
-                cached.cache_clear()
+        with pytest.raises(RuntimeMissing, match=r"edge-inspect\[cpu\]"):
+            Engine(package)
 
     def test_silent_fall_back_is_an_error(self, package: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
         """ONNX Runtime takes the CPU and only logs when CUDA cannot start."""
