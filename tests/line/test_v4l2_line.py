@@ -101,7 +101,7 @@ def test_no_fault_of_the_driver_reaches_a_verdict(tmp_path: Path, tiny_model: Pa
     assert line.reasons("garbage") == ({"corrupt"} if fourcc == "MJPG" else {"garbage"})
     assert line.reasons("late") == set()  # dropped; told as lost with the next picture
     assert "frames-lost" in {verdict["reason"] for verdict in line.by_kind("UNKNOWN")}
-    assert line.summary["missed"] >= 15
+    assert line.summary["missed"] >= 9  # five gaps of three and five late ones, less what lies beyond the last frame
 
 
 @pytest.mark.slow

@@ -101,7 +101,13 @@ def test_resident_set_stays_flat(frame: Callable[[int], None]) -> None:
     process = psutil.Process()
     for index in range(WARM_UP):
         frame(index)
-    before = process.memory_info().rss
-    for index in range(RESIDENT_FRAMES):
-        frame(index)
-    assert process.memory_info().rss - before <= 1 << 20
+    # A leak grows every time; pages that the allocator takes from what earlier tests left do not.
+    growth = []
+    for _ in range(3):
+        before = process.memory_info().rss
+        for index in range(RESIDENT_FRAMES):
+            frame(index)
+        growth.append(process.memory_info().rss - before)
+        if growth[-1] <= 1 << 20:
+            break
+    assert growth[-1] <= 1 << 20, growth
