@@ -10,6 +10,7 @@ import os
 import threading
 import time
 import tracemalloc
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -120,5 +121,5 @@ def test_resident_memory_does_not_grow_with_frames(build: Build) -> None:
     line, _ = build({"left": EndlessCamera(marks[-1] + 10)})
     line.pipeline._watchers = (at,)
     line.run(threading.Event())
-    growth = [after - before for before, after in zip(sizes, sizes[1:], strict=False)]
+    growth = [after - before for before, after in pairwise(sizes)]
     assert min(growth) <= MOST_GROWTH_BYTES, f"{growth} bytes over {SLOPE_FRAMES} frames each"
