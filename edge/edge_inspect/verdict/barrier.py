@@ -30,6 +30,8 @@ SURE_FRAMES = 3
 """Seen on so many frames, something that did not come in over the edge is a part all the same."""
 DOUBTFUL_FRAMES = 3
 """So many frames in a row that do not fit the ones before (a flash, a hand) are sat out before starting anew."""
+MOST_PICTURES = 8
+"""A part longer than so many pictures is a web, or parts that touch: it gets a verdict each time it passed so far."""
 STRIDE = 0.9
 """A part longer than the picture is inspected each time it advanced by this share of the picture."""
 HIDDEN_FRAMES = 750
@@ -290,11 +292,19 @@ class LightBarrier:
             return
         part.hole |= math.isfinite(part.looked_ago) and part.looked_ago > self._columns
         part.looked_ago = 0.0
-        if last and part.hole:
+        endless = part.length > MOST_PICTURES * self._columns
+        if (last or endless) and part.hole:
             self._give_up(part)
-            return
-        part.done = last
-        yield self._show(part, whole=False)
+        else:
+            part.done = last or endless
+            yield self._show(part, whole=False)
+        if endless and not last:
+            self._go_on_as_another(part)
+
+    def _go_on_as_another(self, part: _Part) -> None:
+        """What never ends is judged piece by piece: from here on it is the next part."""
+        part.number, part.done, part.hole, part.spoilt = None, False, False, ""
+        part.start, part.end = max(part.start, 0.0), min(part.end, float(self._columns))
 
     def _show(self, part: _Part, *, whole: bool) -> Look:
         box, origin = self._place(part)
