@@ -42,10 +42,12 @@ class Letterbox:
         assert pixels.shape == (self.src_h, self.src_w, 3) and out.shape == (1, 3, self.dst_h, self.dst_w)
         bottom, right = self.top + self.inner_h, self.left + self.inner_w
         planes = out[0]
-        planes[:, : self.top] = GREY
-        planes[:, bottom:] = GREY
-        planes[:, self.top : bottom, : self.left] = GREY
-        planes[:, self.top : bottom, right:] = GREY
+        if self.inner_h < self.dst_h:
+            planes[:, : self.top] = GREY
+            planes[:, bottom:] = GREY
+        if self.inner_w < self.dst_w:
+            planes[:, :, : self.left] = GREY
+            planes[:, :, right:] = GREY
         self._shrink(pixels, [planes[2 - channel, self.top : bottom, self.left : right] for channel in range(3)])
 
     def to_source(self, boxes: NDArray[np.float32], n: int) -> None:

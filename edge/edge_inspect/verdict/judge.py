@@ -99,7 +99,7 @@ class Judge:
     def __init__(self, recipe: Recipe, classes: Sequence[str]) -> None:
         self._recipe = recipe
         self._classes = tuple(classes)
-        self._thresholds = recipe.thresholds(self._classes)
+        self._thresholds: list[float] = recipe.thresholds(self._classes).tolist()
         self._regions = [(area.of == "part", _contour(area)) for area in recipe.region]
         self._ignored = [(area.of == "part", _contour(area)) for area in recipe.ignore]
         self._open: dict[int, _Open] = {}
@@ -113,21 +113,22 @@ class Judge:
         n: int,
     ) -> None:
         """What the network found on this look: the first n of boxes (M, 4) xyxy frame px, scores (M,), classes (M,)."""
-        if not (np.isfinite(boxes[:n]).all() and np.isfinite(scores[:n]).all()):
+        # Plain numbers: few detections, and NumPy's functions are cold after a run of the network (10 times slower).
+        rows = list(zip(boxes[:n].tolist(), scores[:n].tolist(), classes[:n].tolist(), strict=True))
+        if not all(math.isfinite(value) for box, score, _ in rows for value in (*box, score)):
             self.unusable(look, NON_FINITE)
             return
-        if n and not 0 <= int(classes[:n].min()) <= int(classes[:n].max()) < len(self._classes):
+        if not all(0 <= cls < len(self._classes) for _, _, cls in rows):
             self.unusable(look, NO_SUCH_CLASS)
             return
         part = self._part(look)
         part.usable += 1
         part.usable_whole += look.whole
-        for index in np.flatnonzero(scores[:n] >= self._thresholds[classes[:n]]).tolist():
-            x1, y1, x2, y2 = boxes[index].tolist()
-            cls, score = int(classes[index]), min(1.0, float(scores[index]))
-            if self._is_defect(look, (x1, y1, x2, y2), cls):
+        for (x1, y1, x2, y2), score, cls in rows:
+            if score >= self._thresholds[cls] and self._is_defect(look, (x1, y1, x2, y2), cls):
                 left, top = _origin(look)
-                _merge(part.found, _Found(cls, score, (x1 - left, y1 - top, x2 - left, y2 - top), part.usable))
+                box = (x1 - left, y1 - top, x2 - left, y2 - top)
+                _merge(part.found, _Found(cls, min(1.0, score), box, part.usable))
 
     def unusable(self, look: Look, reason: str) -> None:
         """This look of the part could not be inspected."""
