@@ -100,8 +100,9 @@ def test_no_block_of_ours_is_left_behind_per_frame(build: Build) -> None:
     ours = [tracemalloc.Filter(True, "*/edge_inspect/*"), tracemalloc.Filter(True, "*/edge_wire/*")]
     before, after = (snapshot.filter_traces(ours) for snapshot in snapshots)
     changes = [stat for stat in after.compare_to(before, "lineno") if stat.count_diff]
-    # The grab thread may be a line further in one snapshot than in the other: a few blocks either way, not one a frame.
-    assert sum(stat.count_diff for stat in changes) <= 10, "\n".join(map(str, changes[:10]))
+    # Threads stand at other lines in the two snapshots, and free lists keep a few objects: some blocks either way. One
+    # block kept every fortieth frame would show.
+    assert sum(stat.count_diff for stat in changes) <= COUNTED // 40, "\n".join(map(str, changes[:10]))
     frame_bytes = WIDTH * HEIGHT * 3
     assert peaks[1] - peaks[0] < frame_bytes, f"something of a frame's size was allocated: {peaks[1] - peaks[0]} bytes"
 
