@@ -2,7 +2,7 @@
 
     python tests/bench/accuracy.py data.yaml [--model DIR] [--ultralytics yolov8n-finetuned.onnx 640 640]
 
-Found: docs/measurements/runtimes.md.
+Found: docs/measurements/README.md.
 """
 
 from __future__ import annotations

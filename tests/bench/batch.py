@@ -3,7 +3,7 @@
     python tests/bench/batch.py b1.onnx b2.onnx b4.onnx [--provider cpu,openvino] [--rounds N]
 
 The files: ultralytics' export of one network with batch=1, 2, 4 and the same shape. Each in a process of its own, in
-turns. Found: docs/measurements/pipeline.md.
+turns. Found: docs/measurements/README.md.
 """
 
 from __future__ import annotations

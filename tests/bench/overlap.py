@@ -3,7 +3,7 @@
     python tests/bench/overlap.py [--provider cpu,openvino] [--rounds N] [--frames N]
 
 one_buffer: letterbox, run, decode, in order. two_buffers: two bindings of one loaded network; while one runs, a thread
-letterboxes into the other. Same process, same network, in turns. Found: docs/measurements/pipeline.md.
+letterboxes into the other. Same process, same network, in turns. Found: docs/measurements/README.md.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 2. Only bytes are copied and a few written; no runtime and no `onnx` package is needed.
 
 Why: we write a quarter of the memory per frame, the runtime scales with all its threads, and a GPU is sent a quarter of
-the bytes. Measured with OpenVINO on two cores: 11.0 -> 10.1 ms a frame (docs/measurements/pipeline.md).
+the bytes. Measured with OpenVINO on two cores: 11.0 -> 10.1 ms a frame (docs/measurements/README.md).
 
     content = with_byte_input(package.read(variant), variant.input.name, variant.input.shape)
     # input PIXELS: uint8 (1, 3, height, width), RGB

@@ -12,7 +12,7 @@
 
 Source of the formulas: ultralytics/utils/nms.py. Right after a run of the network everything of ours is cold in the
 processor's caches, and the first call of each library function costs 10 times what it costs in a loop: hence few calls
-(docs/measurements/pipeline.md).
+(docs/measurements/README.md).
 """
 
 from __future__ import annotations

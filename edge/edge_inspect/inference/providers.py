@@ -9,7 +9,7 @@
 
 OpenVINO comes in two shapes. Its ONNX Runtime plugin offers itself on Intel CPUs only
 (https://github.com/microsoft/onnxruntime/pull/31981); on other CPUs its own runtime is used, which serves them well
-(docs/measurements/runtimes.md).
+(docs/measurements/README.md).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Offer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What may be chosen about a session; the defaults are what measured best (docs/measurements/runtimes.md)."""
+    """What may be chosen about a session; the defaults are what measured best (docs/measurements/README.md)."""
 
     threads: int = 0
     """0: one per usable physical core."""
