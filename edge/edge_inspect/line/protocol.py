@@ -1,0 +1,77 @@
+"""What the line and the daemon say to each other: triggers in, answers out, and what an adapter must be.
+
+1. One trigger is one part and gets exactly one answer, with the trigger's own sequence number.
+2. Only OK is ever driven actively; everything else (no answer, a dead adapter, a cut wire) means "do not pass".
+3. `tell` and `status` never wait: they hand over to the adapter's own thread or to memory.
+
+An adapter is a TriggerSource, an AnswerOutput, or both in one object; then one `run(stop, fire)` serves both.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+AnswerKind = Literal["OK", "NG", "UNKNOWN"]
+
+MOST_SEQUENCE = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A part is in front of the camera."""
+
+    sequence: int
+    """The outside's number, echoed in the answer; 0..MOST_SEQUENCE."""
+    at_ns: int
+    """CLOCK_MONOTONIC when it reached us."""
+    source: str
+    """Which adapter brought it: `modbus-server`, `gpio`, ..."""
+    encoder: int | None = None
+    """Encoder counts at the trigger, where the line gives them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the line is told of one trigger."""
+
+    sequence: int
+    kind: AnswerKind
+    reason: str
+    """A stable short code: `no-defect`, `defect`, `deadline`, `overrun`, `camera-lost`, ..."""
+    part: int
+    """The camera lane's part number, as in the report."""
+    trigger: Trigger
+    answered_ns: int
+    """CLOCK_MONOTONIC."""
+    deadline_ns: int
+    """CLOCK_MONOTONIC; only an UNKNOWN may be answered at or after it."""
+
+
+class TriggerSource(Protocol):
+    """An adapter that brings triggers; its thread is `line-<name>`."""
+
+    name: str
+    beat_ns: int | None
+    """CLOCK_MONOTONIC of its last sign of life; None while it is allowed to stand still."""
+
+    def run(self, stop: threading.Event, fire: Callable[[Trigger], None]) -> None:
+        """Block until `stop`; reconnect for ever by itself. `fire` never waits."""
+
+
+class AnswerOutput(Protocol):
+    """An adapter that tells the line."""
+
+    name: str
+    beat_ns: int | None
+
+    def tell(self, answer: Answer) -> None:
+        """Any thread; never waits: hands to the adapter's own thread or to memory."""
+
+    def status(self, ready: bool, busy: bool) -> None:
+        """Any thread; never waits. Ready: a trigger would be judged. Busy: one is being judged."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Heartbeat and writes until `stop`; on `stop` and on any other end: the fail-safe state."""
