@@ -22,7 +22,7 @@ from edge_inspect.config import CameraConfig, ModelConfig
 from edge_inspect.counts import LaneCounts
 from edge_inspect.health.vitals import CameraPulse
 from edge_inspect.inference.decode import Decoder
-from edge_inspect.inference.engine import PREFERRED, Engine
+from edge_inspect.inference.engine import Engine, preferred
 from edge_inspect.inference.letterbox import Letterbox
 from edge_inspect.inference.package import DEFAULT_MODEL, ModelPackage, find_model
 from edge_inspect.inference.providers import choose
@@ -53,7 +53,7 @@ class Engines:
         """The engine whose input wastes least on this camera's pictures: loaded, warm, its known answer checked."""
         model = self._model
         with self._lock:
-            source, prefer = (form.height_px, form.width_px), PREFERRED[choose(model.provider)]
+            source, prefer = (form.height_px, form.width_px), preferred(choose(model.provider))
             variant = package.variant(model.precision, model.shape, source=source, prefer=prefer)
             key = f"{package.digest}/{variant.file}"
             if key not in self._engines:

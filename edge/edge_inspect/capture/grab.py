@@ -49,7 +49,7 @@ class Grabber:
         self.beat_ns: int | None = time.monotonic_ns()
         self.ended = threading.Event()
         self.settled = threading.Event()
-        """Set once the camera is open or has failed to open for the first time."""
+        """Set once the camera gave its first picture or failed for the first time."""
         self._prepare = prepare
         self._ring: Ring | None = None
         self._counts = counts
@@ -115,7 +115,6 @@ class Grabber:
                 f"the line runs with {self.format.width_px}x{self.format.height_px}; waiting for that size, or restart"
             )
         self.format = form
-        self.settled.set()
         return self._ring
 
     def _came_up(self, form: Format) -> None:
@@ -126,6 +125,7 @@ class Grabber:
         if self.state == "lost":
             self._counts.reconnects += 1
         self.state = "up"
+        self.settled.set()
         log.info("camera up", camera=self.name, source=self.camera.label, size=f"{form.width_px}x{form.height_px}",
                  fps=form.fps, pixel_format=form.pixel_format, **form.settings)  # fmt: skip
 

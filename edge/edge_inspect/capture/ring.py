@@ -157,6 +157,8 @@ class Ring:
                 self.overrun += 1
                 if self._drops_are_gaps:
                     self._gaps.append(Gap(oldest.stamp.captured_ns, "overrun", 1 + oldest.stamp.missed))
+                elif oldest.stamp.missed:  # what the camera lost before it is told all the same
+                    self._gaps.append(Gap(oldest.stamp.captured_ns, "frames-lost", oldest.stamp.missed))
                 self._move(oldest, State.READY, State.FREE)
                 self._free.append(oldest)
             if not self._free and self.policy == "every":

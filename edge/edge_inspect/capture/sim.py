@@ -147,8 +147,14 @@ class SimCamera:
         return self._start_ns + int(self._index * 1e9 / self._fps)
 
     def _due_ns(self) -> int:
-        """Wait for the next frame's moment, at most `_WAIT_S`; returns that moment."""
+        """Wait for the next frame's moment, at most `_WAIT_S`; returns that moment.
+
+        The next plate is drawn while there is time: its drawing is no delay of the picture in which it appears.
+        """
         due_ns = self._scheduled_ns()
+        coming = self._parts_in(self._index).stop
+        if due_ns > time.monotonic_ns() and (self._parts is None or coming < self._parts):
+            self._picture(coming)
         wait_s = (due_ns - time.monotonic_ns()) / 1e9
         if wait_s > 0:
             time.sleep(min(wait_s, _WAIT_S))

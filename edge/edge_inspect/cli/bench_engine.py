@@ -44,7 +44,7 @@ class Settings:
     providers: tuple[str, ...] = ()
     """Empty: every one that is there."""
     shapes: tuple[tuple[int, int], ...] = ()
-    """Empty: every one that the model has in float32."""
+    """Empty: every one that the model has in that precision."""
     precisions: tuple[str, ...] = ("auto",)
     threads: int = 0
     spin: bool = True
@@ -134,10 +134,9 @@ def _our_sides(settings: Settings, pictures: Path) -> Iterator[Side]:
         raise ProviderMissing(
             f"provider {', '.join(missing) or 'of any kind'} is not there; `edge-inspect doctor` says why"
         )
-    has = {(v.height_px, v.width_px) for v in settings.package.manifest.variants if v.precision == "fp32"}
     for provider in providers:
-        for shape in settings.shapes or sorted(has):
-            for precision in settings.precisions:
+        for precision in settings.precisions:
+            for shape in settings.shapes or _shapes(settings.package, precision):
                 yield Side(
                     f"{provider} {shape[0]}x{shape[1]}" + (f" {precision}" if precision != "auto" else ""),
                     worker_command(
@@ -148,6 +147,11 @@ def _our_sides(settings: Settings, pictures: Path) -> Iterator[Side]:
                         }
                     ),
                 )  # fmt: skip
+
+
+def _shapes(package: ModelPackage, precision: str) -> list[tuple[int, int]]:
+    variants = package.manifest.variants
+    return sorted({(v.height_px, v.width_px) for v in variants if precision in ("auto", v.precision)})
 
 
 def _peer_sides(peers: Peers, pictures: Path, folder: str) -> Iterator[Side]:

@@ -48,20 +48,25 @@ def bench_latency(package: ModelPackage, provider: str, threads: int, console: C
             told = _run(package, provider, options, timeout_s=LATENCY_FRAMES / 25 + START_S)
         finally:
             arrivals = subscriber.close()
-    total, without_inference = [], []
+    total, without_inference, to_verdict, delivery = [], [], [], []
     for arrived_ns, report in arrivals:
         if report.get("frame") and report.get("stages_ms"):
-            latency_ms = (arrived_ns - report["frame"]["captured_ns"]) / 1e6
-            total.append(latency_ms)
-            without_inference.append(latency_ms - report["stages_ms"]["inference"])
+            captured_ns, inference_ms = report["frame"]["captured_ns"], report["stages_ms"]["inference"]
+            total.append((arrived_ns - captured_ns) / 1e6)
+            without_inference.append(total[-1] - inference_ms)
+            to_verdict.append((report["verdict_ns"] - captured_ns) / 1e6 - inference_ms)
+            delivery.append((arrived_ns - report["verdict_ns"]) / 1e6)
     if not total:
         raise Refusal(f"no report arrived: {told}")
     result = {
         "broker": broker.name, "provider": told["provider"], "reports": len(total), "camera": LATENCY_CAMERA,
         "capture_to_subscriber_ms": percentiles(total), "minus_inference_ms": percentiles(without_inference),
+        "to_verdict_minus_inference_ms": percentiles(to_verdict), "verdict_to_subscriber_ms": percentiles(delivery),
     }  # fmt: skip
     spread = result["minus_inference_ms"]
-    console.print(f"capture -> subscriber minus inference: p50 {spread['p50']} ms, p99 {spread['p99']} ms, "
+    delivered = result["verdict_to_subscriber_ms"]
+    console.print(f"capture -> subscriber minus inference: p50 {spread['p50']} ms, p99 {spread['p99']} ms "
+                  f"(verdict -> subscriber: {delivered['p50']} and {delivered['p99']} ms), "
                   f"{len(total)} reports on {told['provider']}")  # fmt: skip
     return result
 

@@ -22,16 +22,17 @@ from edge_inspect.errors import BadModel, Usage
 from edge_inspect.inference.decode import Decoder, Detections
 from edge_inspect.inference.letterbox import GREY, Letterbox
 from edge_inspect.inference.package import PRECISIONS, ModelPackage
-from edge_inspect.inference.providers import Tuning, check_runtime_floor, choose, open_binding
+from edge_inspect.inference.providers import Tuning, check_runtime_floor, choose, computes_int8_fast, open_binding
 from edge_wire.manifest import Expected, Golden, Layout, Precision
 
 WARM_UP_RUNS = 3
-PREFERRED: dict[str, tuple[Precision, ...]] = {
-    "cpu": ("fp32", "int8", "fp16"),
-    "openvino": ("fp32", "int8", "fp16"),
-    "cuda": ("fp16", "fp32", "int8"),
-    "tensorrt": ("fp16", "fp32", "int8"),
-}
+
+
+def preferred(provider: str) -> tuple[Precision, ...]:
+    """Which precision `auto` takes, best first: the fastest at equal accuracy (docs/measurements/pipeline.md)."""
+    if provider in ("cuda", "tensorrt"):
+        return ("fp16", "fp32", "int8")
+    return ("int8", "fp32", "fp16") if computes_int8_fast() else ("fp32", "int8", "fp16")
 
 
 class Engine:
@@ -52,7 +53,8 @@ class Engine:
     ) -> None:
         """
         shape: (height, width) of the input in px; None takes the variant that fits pictures of size `source` best.
-        precision: auto lets the provider compute as it is fastest; fp32 holds it to float32 arithmetic.
+        precision: auto takes what `preferred` says and lets the provider compute as it is fastest; fp32 holds it to
+        float32 arithmetic.
         Raises BadModel, ProviderMissing, RuntimeMissing, Usage.
         """
         if precision not in PRECISIONS:
@@ -60,7 +62,7 @@ class Engine:
         chosen = choose(provider)
         check_runtime_floor(chosen, package.manifest.runtime.onnxruntime)
         self.package = package
-        self.variant = package.variant(precision, shape, source=source, prefer=PREFERRED[chosen])
+        self.variant = package.variant(precision, shape, source=source, prefer=preferred(chosen))
         self.classes: tuple[str, ...] = package.manifest.classes
         self.layout: Layout = self.variant.output.layout
         self.height, self.width = self.variant.height_px, self.variant.width_px

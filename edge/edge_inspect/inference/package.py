@@ -76,20 +76,24 @@ class ModelPackage:
     ) -> Variant:
         """The file to run.
 
-        precision: one of PRECISIONS; auto takes the first of `prefer` that there is.
+        precision: one of PRECISIONS; auto takes any of `prefer`, the first among those that fit equally well.
         shape: (height, width) of the network's input in px; None takes the one that wastes least on padding when
         pictures of size `source` (height, width) are letterboxed into it, and of equals the largest.
         Raises BadModel: no-such-variant.
         """
-        fitting = [v for v in self.manifest.variants if shape is None or (v.height_px, v.width_px) == tuple(shape)]
         wanted = prefer if precision == "auto" else (precision,)
-        for candidate in wanted:
-            found = [v for v in fitting if v.precision == candidate]
-            if found:
-                return max(found, key=lambda v: (_used_share(v, source), v.height_px * v.width_px))
-        have = ", ".join(f"{v.precision} {v.height_px}x{v.width_px}" for v in self.manifest.variants)
-        size = f" {shape[0]}x{shape[1]}" if shape else ""
-        raise BadModel("no-such-variant", f"{self.dir}: no {precision}{size} in it, only {have}")
+        fitting = [
+            v
+            for v in self.manifest.variants
+            if v.precision in wanted and (shape is None or (v.height_px, v.width_px) == tuple(shape))
+        ]
+        if not fitting:
+            have = ", ".join(f"{v.precision} {v.height_px}x{v.width_px}" for v in self.manifest.variants)
+            size = f" {shape[0]}x{shape[1]}" if shape else ""
+            raise BadModel("no-such-variant", f"{self.dir}: no {precision}{size} in it, only {have}")
+        return max(
+            fitting, key=lambda v: (_used_share(v, source), v.height_px * v.width_px, -wanted.index(v.precision))
+        )
 
 
 def find_model(name_or_dir: str | Path = DEFAULT_MODEL) -> Path:

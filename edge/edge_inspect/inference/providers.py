@@ -135,6 +135,13 @@ def check_runtime_floor(provider: str, least: str) -> None:
         )
 
 
+@cache
+def computes_int8_fast() -> bool:
+    """This CPU has byte dot products (VNNI, AMX, Arm's); without them INT8 is slow and may saturate."""
+    words = set(Path("/proc/cpuinfo").read_text().split())
+    return bool(words & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
+
+
 def usable_threads(wanted: int) -> int:
     """`wanted`, or as many as this process may use cores. Given explicitly, ONNX Runtime does not pin its threads."""
     return wanted or len(os.sched_getaffinity(0))

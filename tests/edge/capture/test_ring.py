@@ -166,6 +166,17 @@ def test_gaps_keep_their_place_in_time() -> None:
     assert ring.next_gap() == (300, "overrun", 1)
 
 
+def test_what_the_camera_lost_before_a_dropped_frame_is_still_told() -> None:
+    ring = Ring(2, 4, 4, "newest")
+    for missed in (40, 0, 0):
+        with ring.fill(timeout_s=0) as slot:
+            assert slot is not None
+            slot.stamp.captured_ns, slot.stamp.missed = 100, missed
+    assert ring.overrun == 1
+    assert ring.next_gap() == (100, "frames-lost", 40)
+    assert ring.next_gap() is None
+
+
 def test_a_closed_ring_lets_nobody_wait() -> None:
     ring = Ring(2, 4, 4, "every")
     ring.close()

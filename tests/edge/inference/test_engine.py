@@ -17,7 +17,7 @@ import pytest
 from edge_inspect.errors import BadModel, ProviderMissing, RuntimeMissing, Usage
 from edge_inspect.inference import providers
 from edge_inspect.inference.decode import Decoder
-from edge_inspect.inference.engine import Engine
+from edge_inspect.inference.engine import Engine, preferred
 from edge_inspect.inference.letterbox import Letterbox
 from edge_inspect.inference.package import ModelPackage, find_model
 from edge_wire.manifest import Manifest
@@ -203,6 +203,16 @@ class TestProviders:
         )
         subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
+    @pytest.mark.parametrize(("fast", "first"), [(True, "int8"), (False, "fp32")])
+    def test_int8_is_taken_where_the_cpu_has_it(self, fast: bool, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("edge_inspect.inference.engine.computes_int8_fast", lambda: fast)
+        assert [preferred(name)[0] for name in ("cpu", "openvino", "cuda", "tensorrt")] == [
+            first,
+            first,
+            "fp16",
+            "fp16",
+        ]
+
     def test_threads_are_those_asked_for_or_what_this_process_may_use(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
         assert (providers.usable_threads(0), providers.usable_threads(5)) == (3, 5)
@@ -238,6 +248,8 @@ class TestVariants:
             ({"precision": "fp16"}, "half.onnx"),
             ({"precision": "int8", "source": (1080, 1920)}, "byte.onnx"),
             ({"source": (1080, 1920), "prefer": ("fp16", "fp32")}, "half.onnx"),
+            ({"source": (1080, 1920), "prefer": ("int8", "fp32")}, "model.onnx"),  # int8 is there in another shape only
+            ({"source": (1000, 1000), "prefer": ("int8", "fp32")}, "byte.onnx"),
         ],
         ids=str,
     )
