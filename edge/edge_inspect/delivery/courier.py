@@ -20,13 +20,14 @@ from typing import Literal
 
 import structlog
 
-from edge_inspect.delivery.backoff import Backoff
+from edge_inspect.backoff import Backoff
 from edge_inspect.delivery.broker import Broker
-from edge_inspect.delivery.link import UNHEARD, Confirmed, Link, Received, Waker, Will
+from edge_inspect.delivery.link import UNHEARD, Confirmed, Link, Received, Will
 from edge_inspect.delivery.link_errors import LinkLost
 from edge_inspect.delivery.outbox import Outbox, Row
 from edge_inspect.delivery.outbox_file import SENT
 from edge_inspect.errors import StorageFailing
+from edge_inspect.waker import Waker
 from edge_wire.messages import Ack, BadMessage, DeviceState, LinkVitals, Vitals
 from edge_wire.topics import Topics
 

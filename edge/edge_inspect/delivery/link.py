@@ -12,7 +12,6 @@ What arrives is fetched with `take_confirmed` and `take_received` by whoever cal
 
 from __future__ import annotations
 
-import contextlib
 import select
 import socket
 import ssl
@@ -28,6 +27,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_inspect.delivery.broker import Broker
 from edge_inspect.delivery.link_errors import LinkLost, from_connack, from_disconnect, from_exception
+from edge_inspect.waker import Waker
 
 UNHEARD = 0x10
 """MQTT 5: the broker took a message for which nobody had subscribed."""
@@ -54,30 +54,6 @@ class Confirmed:
     code: int
     """MQTT 5 reason code: below 0x80 taken, UNHEARD taken for nobody."""
     name: str
-
-
-class Waker:
-    """Lets any thread cut a `Link.step` short."""
-
-    def __init__(self) -> None:
-        self._read, self._write = socket.socketpair()
-        self._read.setblocking(False)
-        self._write.setblocking(False)
-
-    def wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody is waiting any more
-            self._write.send(b"w")
-
-    def fileno(self) -> int:
-        return self._read.fileno()
-
-    def drain(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._read.recv(65536)
-
-    def close(self) -> None:
-        self._read.close()
-        self._write.close()
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
-from edge_inspect.delivery.backoff import Backoff
+from edge_inspect.backoff import Backoff
 from edge_inspect.delivery.broker import Broker
 from edge_inspect.delivery.link import Link
 from edge_inspect.delivery.link_errors import LinkLost

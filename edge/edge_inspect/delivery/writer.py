@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import structlog
 
-from edge_inspect.delivery.backoff import Backoff
+from edge_inspect.backoff import Backoff
 from edge_inspect.delivery.outbox import BATCH, Outbox, OutboxFull
 from edge_inspect.errors import StorageFailing
 from edge_wire.messages import DefectReport, Degraded, OutboxVitals

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_inspect.delivery.backoff import Backoff
+from edge_inspect.backoff import Backoff
 
 
 def test_waits_double_up_to_the_limit_and_start_again_after_success() -> None:
