@@ -1,4 +1,4 @@
-"""What travels: the defect report, the device's state, its vitals and the plant's acknowledgement.
+"""What travels: the defect report, the device's state, its vitals; acknowledgement and resync between plant and device.
 
 1. Every message says what it is in `type` (`inspect.defect/1`); the number goes up only when an old reader would
    misunderstand. A new field has a default, so that every payload ever sent can still be read.
@@ -323,6 +323,15 @@ class OutboxVitals(Block):
     """Reports that could not be kept at all: none, or there is an alarm."""
 
 
+class Outage(Block):
+    """A time without a connection to the broker."""
+
+    since: UtcTime
+    seconds: Tenths
+    code: Code
+    """Why, as it was found last."""
+
+
 class LinkVitals(Block):
     connects: Count
     failures: Annotated[dict[Code, Count], Field(max_length=64)] = {}
@@ -333,6 +342,18 @@ class LinkVitals(Block):
     """That the broker confirmed; repeats after a lost connection count again."""
     unheard: Count = 0
     """Of these, how many the broker took although nobody had subscribed (only MQTT 5 brokers tell)."""
+    resent: Count = 0
+    """Sent again because the plant's acknowledgement did not come in time."""
+    resynced: Count = 0
+    """Sent again because the plant asked for them."""
+    gone: Count = 0
+    """That the plant asked for and that are not here any more."""
+    pictures_left: Count = 0
+    """Pictures left behind because the report was too large for the broker with them."""
+    outage_s: Tenths = 0.0
+    """Without a connection since the daemon started, all times together."""
+    last_outage: Outage | None = None
+    """The last one that has ended."""
 
 
 class Vitals(Message):
@@ -362,5 +383,33 @@ class Ack(Message):
     ranges: Annotated[tuple[SeqRange, ...], Field(min_length=1, max_length=1000)]
 
 
-MESSAGES: tuple[type[Message], ...] = (DefectReport, DeviceState, Vitals, Ack)
+class Resync(Message):
+    """The plant asks for these reports (again), whatever it said about them before. Asking twice costs nothing more."""
+
+    kind: ClassVar[str] = "inspect.resync/1"
+
+    type: Literal["inspect.resync/1"] = "inspect.resync/1"
+    device: Name
+    epoch: Epoch
+    ranges: Annotated[tuple[SeqRange, ...], Field(min_length=1, max_length=1000)]
+
+
+class Gone(Message):
+    """The device's answer to a resync for what it cannot send: these reports are not in its outbox.
+
+    What stood in the same request and is in the outbox comes as reports, with or after this.
+    """
+
+    kind: ClassVar[str] = "inspect.gone/1"
+
+    type: Literal["inspect.gone/1"] = "inspect.gone/1"
+    device: Name
+    epoch: Epoch
+    last_seq: Count | None
+    """The highest seq this device knows to have given in that epoch: what lies above never was. Null: it does not know
+    the epoch any more."""
+    ranges: Annotated[tuple[SeqRange, ...], Field(min_length=1, max_length=1000)]
+
+
+MESSAGES: tuple[type[Message], ...] = (DefectReport, DeviceState, Vitals, Ack, Resync, Gone)
 """Everything that has a schema in docs/wire."""

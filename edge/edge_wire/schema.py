@@ -19,7 +19,17 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from edge_wire.manifest import Manifest
-from edge_wire.messages import MAX_PAYLOAD_BYTES, MESSAGES, Ack, DefectReport, DeviceState, Message, Vitals
+from edge_wire.messages import (
+    MAX_PAYLOAD_BYTES,
+    MESSAGES,
+    Ack,
+    DefectReport,
+    DeviceState,
+    Gone,
+    Message,
+    Resync,
+    Vitals,
+)
 from edge_wire.topics import NAME_PATTERN, PREFIX
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "wire"
@@ -28,6 +38,8 @@ FILES: dict[str, type[BaseModel]] = {
     "state.schema.json": DeviceState,
     "vitals.schema.json": Vitals,
     "ack.schema.json": Ack,
+    "resync.schema.json": Resync,
+    "gone.schema.json": Gone,
     "manifest.schema.json": Manifest,
 }
 _ASYNCAPI = "asyncapi.json"
@@ -36,6 +48,8 @@ _CHANNELS: tuple[tuple[str, type[Message], str, int, bool, str], ...] = (
     ("state", DeviceState, "send", 1, True, "Online or offline; the last will is the same message."),
     ("vitals", Vitals, "send", 0, False, "Counts since the daemon started, every few seconds."),
     ("ack", Ack, "receive", 1, False, "The plant has these reports in its database."),
+    ("resync", Resync, "receive", 1, False, "The plant asks for these reports again."),
+    ("gone", Gone, "send", 1, False, "The plant asked for these reports, but they are not in the outbox any more."),
 )
 """Topic's last level, message, what the device does, QoS, retained, what for."""
 

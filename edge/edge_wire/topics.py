@@ -1,10 +1,12 @@
-"""Where messages live: five topics a device, and nothing else.
+"""Where messages live: seven topics a device, and nothing else.
 
     inspect/v1/<site>/<line>/<device>/ +
       defect     device -> plant   QoS 1             DefectReport: a part that was NG or could not be judged
       state      device -> plant   QoS 1, retained   DeviceState; the last will says `offline`
       vitals     device -> plant   QoS 0             Vitals: counts since start, every few seconds
       ack        plant -> device   QoS 1             Ack: these reports are in the database
+      resync     plant -> device   QoS 1             Resync: send these reports again
+      gone       device -> plant   QoS 1             Gone: asked for in a resync, but not here any more
       desired    plant -> device   QoS 1, retained   a pointer to a model release
 
 1. A name is 1-40 characters of `A-Z a-z 0-9 . _ -` and begins with a letter or digit: it can be a topic level, a file
@@ -21,7 +23,7 @@ import re
 from dataclasses import dataclass
 
 PREFIX = "inspect/v1"
-LEAVES = ("defect", "state", "vitals", "ack", "desired")
+LEAVES = ("defect", "state", "vitals", "ack", "resync", "gone", "desired")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
@@ -73,6 +75,14 @@ class Topics:
     @property
     def ack(self) -> str:
         return f"{self.base}/ack"
+
+    @property
+    def resync(self) -> str:
+        return f"{self.base}/resync"
+
+    @property
+    def gone(self) -> str:
+        return f"{self.base}/gone"
 
     @property
     def desired(self) -> str:

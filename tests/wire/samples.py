@@ -15,14 +15,17 @@ from edge_wire.messages import (
     Degraded,
     DeviceState,
     FrameRef,
+    Gone,
     Latency,
     LinkVitals,
     Message,
     ModelRef,
+    Outage,
     OutboxVitals,
     Part,
     PartMode,
     RecipeRef,
+    Resync,
     StageTimes,
     Thumbnail,
     VerdictKind,
@@ -157,7 +160,17 @@ def vitals_full() -> Vitals:
             epoch=EPOCH, last_seq=400, depth=2, oldest_age_s=0.4, size_bytes=9_437_184, pictures_shed=0, dropped=0
         ),
         link=LinkVitals(
-            connects=2, failures={"refused": 3, "closed": 1}, bytes_sent=4_194_304, reports_sent=398, unheard=1
+            connects=2,
+            failures={"refused": 3, "closed": 1},
+            bytes_sent=4_194_304,
+            reports_sent=398,
+            unheard=1,
+            resent=3,
+            resynced=40,
+            gone=2,
+            pictures_left=1,
+            outage_s=61.25,
+            last_outage=Outage(since=UTC, seconds=60.0, code="refused"),
         ),
         rss_bytes=310_000_000,
         temperature_c=61.5,
@@ -183,6 +196,14 @@ def ack() -> Ack:
     return Ack(device="edge-0017", epoch=EPOCH, ranges=((1, 40), (42, 42)))
 
 
+def resync() -> Resync:
+    return Resync(device="edge-0017", epoch=EPOCH, ranges=((41, 41), (300, 399)))
+
+
+def gone() -> Gone:
+    return Gone(device="edge-0017", epoch=EPOCH, last_seq=398, ranges=((41, 41), (399, 399)))
+
+
 SAMPLES: dict[str, Message] = {
     "defect-full": defect_full(),
     "defect-unseen": defect_unseen(),
@@ -192,4 +213,6 @@ SAMPLES: dict[str, Message] = {
     "vitals-full": vitals_full(),
     "vitals-lean": vitals_lean(),
     "ack": ack(),
+    "resync": resync(),
+    "gone": gone(),
 }
