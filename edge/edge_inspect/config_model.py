@@ -17,36 +17,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
+from edge_inspect.config_line import LineConfig
+from edge_inspect.config_table import BrokerUrl, Name, Table
 from edge_inspect.errors import BadConfig
-from edge_wire.topics import checked_name
 
 SYSTEM_CA = Path("system")
 MOST_CAMERAS = 64
-MQTT_ALLOWED = "mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
 SOURCE_ALLOWED = (
     "/dev/video0 or a number, rtsp://HOST/PATH, rtsps://HOST/PATH, sim or sim:seed=3, gst:PIPELINE, a folder, a file"
 )
-
-
-def _name(text: str) -> str:
-    try:
-        return checked_name("it", text)
-    except ValueError as err:
-        raise ValueError("allowed: 1-40 of A-Z a-z 0-9 . _ - beginning with a letter or digit") from err
-
-
-def _broker_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as err:
-        raise ValueError(f"allowed: {MQTT_ALLOWED} with a port of 1-65535") from err
-    known = parts.scheme in ("mqtt", "mqtts") and parts.hostname and port != 0
-    if not known or parts.path not in ("", "/") or parts.query or parts.fragment or re.search(r"\s", url):
-        raise ValueError(f"allowed: {MQTT_ALLOWED}")
-    return url
 
 
 def _source(text: str) -> str:
@@ -91,12 +72,7 @@ def default_state_dir(environ: Mapping[str, str] | None = None) -> Path:
     return (Path(home) if home.startswith("/") else Path.home() / ".local" / "state") / "edge-inspect"
 
 
-Name = Annotated[str, AfterValidator(_name)]
 Shape = Annotated[tuple[int, int], AfterValidator(_shape)]
-
-
-class Table(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class DeviceConfig(Table):
@@ -188,7 +164,7 @@ class ModelConfig(Table):
 class MqttConfig(Table):
     """`[mqtt]`: where reports go. Without this table nothing leaves the box; reports wait in the outbox."""
 
-    url: Annotated[str, AfterValidator(_broker_url)]
+    url: BrokerUrl
     """Broker: mqtt://HOST[:1883] or mqtts://HOST[:8883]."""
     protocol: Literal[5, 311] = 5
     """MQTT version; 311 means 3.1.1, for old brokers."""
@@ -234,6 +210,7 @@ class Config(Table):
     camera: Annotated[tuple[CameraConfig, ...], AfterValidator(_some_cameras)]
     model: ModelConfig = Field(default_factory=ModelConfig)
     mqtt: MqttConfig | None = None
+    line: tuple[LineConfig, ...] = ()
     outbox: OutboxConfig = Field(default_factory=OutboxConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 

@@ -25,7 +25,11 @@ ConfigFile = Annotated[Path, typer.Argument(metavar="[FILE]", help="Configuratio
 
 
 def add(app: typer.Typer) -> None:
-    family = typer.Typer(help="Write, check and show the configuration.", no_args_is_help=True)
+    family = typer.Typer(
+        help="Write, check and show the configuration.",
+        no_args_is_help=True,
+        epilog="Example: edge-inspect config init line.toml --camera /dev/video0",
+    )
     family.command("init", epilog="Example: edge-inspect config init line.toml --camera /dev/video0")(init)
     family.command("check", epilog="Example: edge-inspect config check line.toml && systemctl restart edge-inspect")(
         check
@@ -120,7 +124,11 @@ def _as_toml(config: Config) -> Iterator[str]:
         for table in value if isinstance(value, list) else [value] if isinstance(value, dict) else []:
             yield ""
             yield f"[[{name}]]" if isinstance(value, list) else f"[{name}]"
-            yield from _keys(table)
+            yield from _keys({key: inner for key, inner in table.items() if not isinstance(inner, dict)})
+            for key, inner in table.items():
+                if isinstance(inner, dict):
+                    yield f"[{name}.{key}]"
+                    yield from _keys(inner)
 
 
 def _keys(table: dict[str, Any]) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """docs/configuration.md and the starter file, both written from the models: what is documented is what is checked.
 
 `edge-inspect config docs` prints the page; a test compares it with the committed one. Descriptions are the texts that
-stand under the keys in `config_model.py` and `verdict/recipe.py`; limits and defaults come from the JSON Schema.
+stand under the keys in `config_model.py`, `config_line.py` and `verdict/recipe.py`; limits and defaults come from the
+JSON Schema.
 """
 
 from __future__ import annotations
@@ -103,12 +104,22 @@ def tables(root: type[BaseModel]) -> Iterator[TableDoc]:
     """Every table of a file in the order of its model, keys outside any table first."""
     schema = root.model_json_schema()
     yield _table(root, "", schema, schema, optional=False)
-    for name, field in root.model_fields.items():
+    yield from _inner_tables(root, "", schema, schema, optional=False)
+
+
+def _inner_tables(
+    outer: type[BaseModel], path: str, schema: dict[str, Any], root: dict[str, Any], *, optional: bool
+) -> Iterator[TableDoc]:
+    """`path`: what stands before an inner table's name, `line.` for `[line.gpio]`."""
+    for name, field in outer.model_fields.items():
         for model in _models(field.annotation):
-            inner = schema["$defs"][model.__name__]
+            inner = root["$defs"][model.__name__]
             kind = schema["properties"][name].get("type")
-            header = {"array": f"[[{name}]]", "object": f"[{name}.NAME]"}.get(kind, f"[{name}]")
-            yield _table(model, header, inner, schema, optional=field.default is None and not field.is_required())
+            dotted = f"{path}{name}"
+            header = {"array": f"[[{dotted}]]", "object": f"[{dotted}.NAME]"}.get(kind, f"[{dotted}]")
+            absent = optional or (field.default in (None, ()) and not field.is_required())
+            yield _table(model, header, inner, root, optional=absent)
+            yield from _inner_tables(model, f"{dotted}.", inner, root, optional=absent)
 
 
 def _table(

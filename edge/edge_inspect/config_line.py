@@ -1,0 +1,160 @@
+"""`[[line]]`: how one camera's triggers come in and its verdicts go out.
+
+1. A line belongs to one camera, and a camera to one line at most.
+2. One adapter brings the triggers; every adapter that is there is told the answers.
+3. Nothing here can make OK the resting state of an output: only OK is driven, and only while somebody judges.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edge_inspect.config_table import BrokerUrl, Name, Table
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Offset = Annotated[int, Field(ge=0, le=4096)]
+TriggerName = Literal["modbus-server", "modbus-client", "gpio", "mqtt", "socket"]
+
+
+class ModbusServerConfig(Table):
+    """`[line.modbus_server]`: the PLC is Modbus TCP client and reads and writes our registers (docs/line.md)."""
+
+    host: Annotated[str, Field(min_length=1, max_length=253)] = "127.0.0.1"
+    """Address to listen on: this box's address in the PLC's network."""
+    port: Port = 1502
+    """Port to listen on; below 1024 needs the right to."""
+    unit_id: Annotated[int, Field(ge=0, le=255)] = 1
+    """Modbus unit that answers."""
+    heartbeat_ms: Annotated[int, Field(ge=20, le=10_000)] = 200
+    """The heartbeat register counts up this often."""
+
+
+class ModbusClientConfig(Table):
+    """`[line.modbus_client]`: the PLC is Modbus TCP server; we read and write its registers (docs/line.md)."""
+
+    host: Annotated[str, Field(min_length=1, max_length=253)]
+    """The PLC's address."""
+    port: Port = 502
+    """The PLC's port."""
+    unit_id: Annotated[int, Field(ge=0, le=255)] = 1
+    """Modbus unit to ask."""
+    inputs_at: Offset = 0
+    """First of the PLC's holding registers that we read: trigger and sequence number."""
+    outputs_at: Offset = 100
+    """First of the PLC's holding registers that we write: status, result, heartbeat."""
+    poll_ms: Annotated[float, Field(ge=1, le=1000)] = 4.0
+    """How often to look for a trigger."""
+    timeout_ms: Annotated[int, Field(ge=20, le=10_000)] = 500
+    """An answer of the PLC that takes longer is a lost connection."""
+    heartbeat_ms: Annotated[int, Field(ge=20, le=10_000)] = 200
+    """The heartbeat register is written this often."""
+
+
+class GpioConfig(Table):
+    """`[line.gpio]`: wires. Needs the extra `line`. Line numbers are offsets on the chip."""
+
+    chip: Path = Path("/dev/gpiochip0")
+    """GPIO device."""
+    trigger_line: Annotated[int | None, Field(ge=0, le=1023)] = None
+    """Input: a part is in front of the camera."""
+    edge: Literal["rising", "falling"] = "rising"
+    """Which edge of it is the trigger, after `active_low`."""
+    debounce_us: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    """Edges closer together are one."""
+    ok_line: Annotated[int | None, Field(ge=0, le=1023)] = None
+    """Output: the part is OK."""
+    ng_line: Annotated[int | None, Field(ge=0, le=1023)] = None
+    """Output: the part is NG or UNKNOWN."""
+    ready_line: Annotated[int | None, Field(ge=0, le=1023)] = None
+    """Output: a trigger would be judged."""
+    reject_line: Annotated[int | None, Field(ge=0, le=1023)] = None
+    """Output: the reject gate; needs `[line.reject]`."""
+    confirm_line: Annotated[int | None, Field(ge=0, le=1023)] = None
+    """Input: a part fell into the reject bin; needs `[line.reject]`."""
+    output: Literal["pulse", "latch"] = "pulse"
+    """`pulse`: OK and NG for `pulse_ms`. `latch`: until the next trigger."""
+    pulse_ms: Annotated[float, Field(ge=1, le=10_000)] = 50.0
+    """Length of OK and NG pulses."""
+    active_low: bool = False
+    """All lines of this table mean "on" when they are low."""
+
+
+class LineMqttConfig(Table):
+    """`[line.mqtt]`: triggers and answers as JSON over MQTT; for lines that can wait for a network."""
+
+    url: BrokerUrl | None = None
+    """The line's broker; without: the one of `[mqtt]`, with its certificates and password."""
+    trigger_topic: Annotated[str | None, Field(min_length=1, max_length=200)] = None
+    """Where triggers come from; without: `inspect/v1/<site>/<line>/<device>/line/<name>/trigger`."""
+    answer_topic: Annotated[str | None, Field(min_length=1, max_length=200)] = None
+    """Where answers go; without: `.../answer` beside it."""
+
+
+class SocketConfig(Table):
+    """`[line.socket]`: triggers and answers as lines of JSON over a Unix socket of this box."""
+
+    path: Path | None = None
+    """Without: `line-<name>.sock` in the state folder."""
+
+
+class RejectConfig(Table):
+    """`[line.reject]`: the reject gate stands downstream; when does a part reach it? Exactly one of `travel_ms` and
+    `travel_counts`."""
+
+    travel_ms: Annotated[float | None, Field(ge=1, le=600_000)] = None
+    """From the trigger to the gate, for a belt of constant speed."""
+    travel_counts: Annotated[int | None, Field(ge=1, le=1_000_000_000)] = None
+    """The same in encoder counts, for a belt that may stop."""
+    pulse_ms: Annotated[float, Field(ge=1, le=60_000)] = 100.0
+    """How long the gate is driven for a part."""
+    confirm_ms: Annotated[float | None, Field(ge=1, le=60_000)] = None
+    """A sensor in the reject bin must see the part within this after the gate was driven, else alarm `reject-missed`.
+    Without: there is no such sensor."""
+    alarm_s: Annotated[float, Field(ge=1, le=86_400)] = 300.0
+    """How long the alarm stands after the last missed part."""
+
+
+class LineConfig(Table):
+    """`[[line]]`: once for each camera that answers a line. Handshake, wiring and timing: docs/line.md. The deadline
+    stands in the recipe."""
+
+    name: Name = "line"
+    """Its name in logs, vitals and thread names; unique in this file."""
+    camera: Name | None = None
+    """Which camera judges; may be left out where there is only one."""
+    trigger: TriggerName | None = None
+    """Which adapter brings the triggers; may be left out where only one can. With a recipe of mode `barrier` or `frame`
+    the camera finds the parts and nobody does."""
+    queue: Annotated[int, Field(ge=0, le=64)] = 0
+    """Triggers that may wait while a part is being judged; one more is UNKNOWN `overrun`."""
+    margin_ms: Annotated[float, Field(ge=0, le=1000)] = 5.0
+    """So long before its deadline a part without a verdict is answered UNKNOWN, so that the answer is there in time."""
+    fail_safe: Literal["release", "reject"] = "release"
+    """What outputs show while nobody judges. `release`: every output is off. `reject`: OK is off and the reject output
+    is on, so that everything is thrown out. OK is never on."""
+    modbus_server: ModbusServerConfig | None = None
+    modbus_client: ModbusClientConfig | None = None
+    gpio: GpioConfig | None = None
+    mqtt: LineMqttConfig | None = None
+    socket: SocketConfig | None = None
+    reject: RejectConfig | None = None
+
+    def sources(self) -> tuple[TriggerName, ...]:
+        """The adapters of this line that can bring triggers."""
+        able: dict[TriggerName, bool] = {
+            "modbus-server": self.modbus_server is not None,
+            "modbus-client": self.modbus_client is not None,
+            "gpio": self.gpio is not None and self.gpio.trigger_line is not None,
+            "mqtt": self.mqtt is not None,
+            "socket": self.socket is not None,
+        }
+        return tuple(name for name, is_able in able.items() if is_able)
+
+    @property
+    def source(self) -> TriggerName | None:
+        """The adapter that brings the triggers."""
+        able = self.sources()
+        return self.trigger or (able[0] if len(able) == 1 else None)
