@@ -16,56 +16,9 @@ from pathlib import Path
 import pytest
 
 from edge_inspect.errors import BadConfig, Refusal
-from edge_inspect.line.protocol import MOST_SEQUENCE, Answer, AnswerKind, Trigger
+from edge_inspect.line.protocol import MOST_SEQUENCE, Trigger
 from edge_inspect.line.socket import MOST_CLIENTS, MOST_LINE_BYTES, MOST_OPEN_TRIGGERS, SocketLine
-
-WAIT_S = 30.0
-
-
-def answer(trigger: Trigger, kind: AnswerKind = "OK", reason: str = "no-defect") -> Answer:
-    return Answer(trigger.sequence, kind, reason, 3, trigger, trigger.at_ns + 8_400_000, trigger.at_ns + 10**8)
-
-
-class Served:
-    """A SocketLine in its thread, and the triggers that came."""
-
-    def __init__(self, path: Path, *, takes_triggers: bool = True, answers: bool = True) -> None:
-        self.line = SocketLine(path)
-        self.triggers: list[Trigger] = []
-        self.error: BaseException | None = None
-        self._answers = answers
-        self._stop = threading.Event()
-        self._came = threading.Condition()
-        self._thread = threading.Thread(target=self._run, args=(self._fire if takes_triggers else None,))
-        self._thread.start()
-        until = time.monotonic() + WAIT_S
-        while not self._thread.is_alive() or not _connects(path):
-            if self.error or time.monotonic() > until:
-                break
-            time.sleep(0.01)
-
-    def _run(self, fire: Callable[[Trigger], None] | None) -> None:
-        try:
-            self.line.run(self._stop, fire)
-        except BaseException as err:  # noqa: BLE001 - the test looks at it
-            self.error = err
-
-    def _fire(self, trigger: Trigger) -> None:
-        with self._came:
-            self.triggers.append(trigger)
-            self._came.notify_all()
-        if self._answers:
-            self.line.tell(answer(trigger))
-
-    def wait_for_triggers(self, count: int) -> None:
-        with self._came:
-            assert self._came.wait_for(lambda: len(self.triggers) >= count, WAIT_S), f"{len(self.triggers)} came"
-
-    def end(self) -> None:
-        self._stop.set()
-        self.line._waker.wake()
-        self._thread.join(WAIT_S)
-        assert not self._thread.is_alive()
+from tests.edge.line.served import WAIT_S, Served, answer, connects
 
 
 class Program:
@@ -99,11 +52,6 @@ class Program:
     def close(self) -> None:
         self._lines.close()
         self.socket.close()
-
-
-def _connects(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        return probe.connect_ex(str(path)) == 0
 
 
 @pytest.fixture
@@ -330,7 +278,7 @@ def test_daemon_killed_while_serving_leaves_closed_connections_and_a_path_to_reu
     )
     with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.DEVNULL) as process:
         until = time.monotonic() + WAIT_S
-        while not path.exists() or not _connects(path):
+        while not path.exists() or not connects(path):
             assert time.monotonic() < until and process.poll() is None
             time.sleep(0.02)
         program = Program(path)
