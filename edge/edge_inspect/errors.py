@@ -64,6 +64,12 @@ class BadSource(Refusal):
     """A source that can never give pictures: missing file, not a video, no permission."""
 
 
+class BadSourceOption(BadSource):
+    """An option in the source's own words that it does not have or cannot take."""
+
+    exit_code = 64
+
+
 class BadModel(Refusal):
     """A model package that must not run. `code` is stable and meant for machines, e.g. `digest-mismatch`."""
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_inspect.capture.protocol import Camera
-from edge_inspect.errors import BadSource
+from edge_inspect.errors import BadSource, BadSourceOption
 
 ALLOWED = (
     "/dev/video0 or a number (V4L2), rtsp://HOST/PATH, sim or sim:seed=3, gst:PIPELINE, a folder of pictures, "
@@ -66,7 +66,7 @@ def _from_url(text: str, options: Mapping[str, Any]) -> Camera:
         return _build("rtsp", RtspCamera, text, options)
     if scheme == "file":
         return _from_path(text[len("file://") :], options)
-    raise BadSource(f"source {scheme}://...: unknown scheme; allowed: {ALLOWED}")
+    raise BadSourceOption(f"source {scheme}://...: unknown scheme; allowed: {ALLOWED}")
 
 
 def _from_path(text: str, options: Mapping[str, Any]) -> Camera:
@@ -104,7 +104,9 @@ def _check_options(source: str, kind: Callable[..., Camera], options: Mapping[st
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise BadSource(f"source {source}: unknown option {name}{hint}; allowed: {', '.join(known) or 'none'}")
+            raise BadSourceOption(
+                f"source {source}: unknown option {name}{hint}; allowed: {', '.join(known) or 'none'}"
+            )
 
 
 def _options_in(text: str) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def _options_in(text: str) -> dict[str, Any]:
     for item in filter(None, (part.strip() for part in text.partition(":")[2].split(","))):
         name, equals, value = item.partition("=")
         if not equals or not name.strip() or not value.strip():
-            raise BadSource(f"source {text}: {item!r} is not name=value")
+            raise BadSourceOption(f"source {text}: {item!r} is not name=value")
         found[name.strip()] = _value(value.strip())
     return found
 

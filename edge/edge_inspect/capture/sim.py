@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from edge_inspect.capture.plates import KINDS, PLATE_HEIGHT_PX, PLATE_WIDTH_PX, render_plate
 from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
-from edge_inspect.errors import BadSource, FormatChanged
+from edge_inspect.errors import BadSourceOption, FormatChanged
 
 __all__ = ["SimCamera", "render_plate"]
 
@@ -48,7 +48,7 @@ class SimCamera:
     `px_per_frame`: how far the belt moves between two frames, in px of this picture.
     `parts`: how many plates pass before the end; None: without end.
     `ng_share`: share of plates that carry one to four defects of `kinds`.
-    Raises BadSource for values that make no picture.
+    Raises BadSourceOption for values that make no picture.
     """
 
     def __init__(
@@ -269,22 +269,22 @@ def _check(options: Mapping[str, Any]) -> None:
     """Options may come from a command line or a file, so types are checked like values."""
     for name in ("seed", "width", "height", "px_per_frame", "parts"):
         if type(options[name]) is not int and not (name == "parts" and options[name] is None):
-            raise BadSource(f"sim: {name} = {options[name]!r} is not possible (a whole number)")
+            raise BadSourceOption(f"sim: {name} = {options[name]!r} is not possible (a whole number)")
     for name in ("fps", "ng_share"):
         if type(options[name]) not in (int, float):
-            raise BadSource(f"sim: {name} = {options[name]!r} is not possible (a number)")
+            raise BadSourceOption(f"sim: {name} = {options[name]!r} is not possible (a number)")
     if type(options["paced"]) is not bool:
-        raise BadSource(f"sim: paced = {options['paced']!r} is not possible (true or false)")
+        raise BadSourceOption(f"sim: paced = {options['paced']!r} is not possible (true or false)")
     most = options["width"]
     limits = {"seed": (0, 2**32 - 1), "width": (64, 8192), "height": (64, 8192), "fps": (0.01, 1000)}
     limits |= {"px_per_frame": (1, most), "parts": (1, 1_000_000), "ng_share": (0, 1)}
     for name, (low, high) in limits.items():
         if options[name] is not None and not low <= options[name] <= high:
-            raise BadSource(f"sim: {name} = {options[name]} is not possible ({low} to {high})")
+            raise BadSourceOption(f"sim: {name} = {options[name]} is not possible ({low} to {high})")
     unknown = [kind for kind in options["kinds"] if kind not in KINDS]
     if unknown or not options["kinds"]:
         found = ", ".join(map(str, options["kinds"])) or "(none)"
-        raise BadSource(f"sim: kinds = {found} is not possible (some of {', '.join(KINDS)}, joined by +)")
+        raise BadSourceOption(f"sim: kinds = {found} is not possible (some of {', '.join(KINDS)}, joined by +)")
 
 
 def _light(seed: int, width: int, height: int) -> Pixels:

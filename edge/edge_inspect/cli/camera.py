@@ -29,7 +29,11 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 def add(app: typer.Typer) -> None:
     """Register the family."""
-    camera = typer.Typer(help="Cameras: list them, test one.", no_args_is_help=True)
+    camera = typer.Typer(
+        help="Cameras: list them, test one.",
+        no_args_is_help=True,
+        epilog="Example: edge-inspect camera test /dev/video0 --out seen.jpg",
+    )
     camera.command("list", epilog="Example: edge-inspect camera list")(list_cameras)
     camera.command("test", epilog="Example: edge-inspect camera test /dev/video0 --width 1280 --out seen.jpg")(test)
     app.add_typer(camera, name="camera")

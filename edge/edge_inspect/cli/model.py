@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edge_inspect.cli.options import AsJson, ProviderName, check_provider
+from edge_inspect.cli.options import AsJson, ProviderName, ThreadCount, check_provider
 from edge_inspect.cli.output import emit
 from edge_inspect.errors import BadModel
 from edge_inspect.inference.engine import Engine
@@ -19,7 +19,11 @@ Model = Annotated[str, typer.Argument(help="A package folder, or the name of a s
 
 def add(app: typer.Typer) -> None:
     """Register the family."""
-    model = typer.Typer(help="Model packages: list, show, verify.", no_args_is_help=True)
+    model = typer.Typer(
+        help="Model packages: list, show, verify.",
+        no_args_is_help=True,
+        epilog="Example: edge-inspect model verify metal-plate --run",
+    )
     model.command("list", epilog="Example: edge-inspect model list")(list_models)
     model.command("show", epilog="Example: edge-inspect model show metal-plate")(show)
     model.command("verify", epilog="Example: edge-inspect model verify ./my-model --run --provider cpu")(verify)
@@ -68,12 +72,13 @@ def verify(
     model: Model = DEFAULT_MODEL,
     run: Annotated[bool, typer.Option("--run", help="Also load it and ask the golden pictures.")] = False,
     provider: ProviderName = None,
+    threads: ThreadCount = None,
     json: AsJson = False,
 ) -> None:
     """Check every byte and each ONNX file's contract; with --run its known answers too. Exit code 1: not to be run."""
     try:
         package = ModelPackage.load(find_model(model))
-        ran_on = _ask_golden(package, check_provider(provider) or "auto") if run else None
+        ran_on = _ask_golden(package, check_provider(provider) or "auto", threads or 0) if run else None
     except BadModel as err:
         if json:
             emit({"ok": False, "code": err.code, "error": " ".join(str(err).split()), "model": str(model)})
@@ -85,12 +90,12 @@ def verify(
         emit({"ok": True, "code": None, "dir": str(package.dir), "files": files, "ran_on": ran_on, **_short(package)})
 
 
-def _ask_golden(package: ModelPackage, provider: str) -> str:
+def _ask_golden(package: ModelPackage, provider: str, threads: int) -> str:
     """Every variant answers its golden pictures; the provider that did it."""
     ran_on = provider
     for variant in package.manifest.variants:
         shape = (variant.height_px, variant.width_px)
-        engine = Engine(package, provider=provider, shape=shape, precision=variant.precision)
+        engine = Engine(package, provider=provider, threads=threads, shape=shape, precision=variant.precision)
         try:
             engine.warm_up()
             engine.known_answer()

@@ -15,7 +15,9 @@ from edge_inspect.delivery.outbox_stats import read_only_stats
 
 
 def add(app: typer.Typer) -> None:
-    outbox = typer.Typer(help="Reports that wait to be delivered.", no_args_is_help=True)
+    outbox = typer.Typer(
+        help="Reports that wait to be delivered.", no_args_is_help=True, epilog="Example: edge-inspect outbox status"
+    )
     outbox.command("status")(status)
     # One command alone would be folded into its group: `outbox status` has to stay two words.
     outbox.callback()(_group)

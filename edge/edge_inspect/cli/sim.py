@@ -25,7 +25,9 @@ VISIBLE_SHARE = 0.3
 
 
 def add(app: typer.Typer) -> None:
-    sim = typer.Typer(help="The simulated line.", no_args_is_help=True)
+    sim = typer.Typer(
+        help="The simulated line.", no_args_is_help=True, epilog="Example: edge-inspect sim export --out plates --plates 200"
+    )
     sim.command("export")(export)
     sim.command("frames")(frames)
     app.add_typer(sim, name="sim")

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from edge_inspect.delivery.broker import Broker
 from edge_inspect.delivery.subscriber import Subscriber
-from edge_inspect.errors import Refusal, Usage
+from edge_inspect.errors import BadConfig, Refusal, Usage
 from edge_wire.messages import Defect, DefectReport, VerdictKind
 from edge_wire.topics import subscription
 
@@ -65,15 +65,18 @@ def watch(
 
     Example: edge-inspect watch --mqtt mqtt://broker --line press-4
     """
-    broker = Broker(
-        mqtt,
-        protocol=_protocol(protocol),
-        ca=ca,
-        cert=cert,
-        key=key,
-        username=username,
-        password_file=password_file,
-    )
+    try:
+        broker = Broker(
+            mqtt,
+            protocol=_protocol(protocol),
+            ca=ca,
+            cert=cert,
+            key=key,
+            username=username,
+            password_file=password_file,
+        )
+    except BadConfig as err:
+        raise Usage(f"--mqtt: {err}") from err
     try:
         topic_filter = subscription("defect", site=site, line=line, device=device)
     except ValueError as err:
