@@ -164,7 +164,7 @@ ON_THE_COMMAND_LINE = {
     "unknown scheme": 64,
     "rtsp with bad port": 64,
     "rtsp refused": 1,
-    "unknown sim option": 1,
+    "unknown sim option": 64,
     "camera not there": 1,
 }
 
