@@ -5,7 +5,8 @@
    the file is lost; within an epoch seq goes 1, 2, 3 ... without gaps.
 3. After a failed write the connection is dropped, and what it may have left half-synced is written again before the
    next commit. Calling `put_many` again with the same reports, in the same order, is then safe: none is kept twice.
-4. States only go forward: pending -> sent -> acked. Acked rows stay `retain_s` for a re-sync, then go.
+4. States only go forward: pending -> sent -> acked, until the plant asks for a report again (`send_again`). Acked rows
+   stay `retain_s` for that, then go.
 5. At the cap, pictures of acked reports go first, then acked reports, then pictures that wait, oldest first, then the
    new report's own. Metadata that has not arrived is never dropped: `put` raises OutboxFull instead.
 
@@ -30,8 +31,10 @@ from pathlib import Path
 
 from edge_inspect.delivery import outbox_file as file
 from edge_inspect.delivery.outbox_file import ACKED, PENDING, SENT, Salvage
+from edge_inspect.delivery.outbox_resync import Again, send_again
 from edge_inspect.delivery.outbox_stats import Stats, read_stats, used_bytes
 from edge_inspect.errors import Refusal, StorageFailing
+from edge_wire.fields import BIG
 from edge_wire.messages import DefectReport, ReportId, join
 
 FILE_NAME = "outbox.sqlite3"
@@ -76,6 +79,10 @@ class Outbox:
         self.epoch: str | None = None
         """Of the reports put next; None until the file could be opened."""
         self.cap_bytes = cap_bytes
+        self.payload_limit_bytes = BIG
+        """What the broker takes, as far as that is known: a report that is larger is kept without its picture."""
+        self.pictures_left = 0
+        """How many pictures were left for that."""
         self._device = device
         self._retain_ns = round(retain_s * 1e9)
         self._utc_ns = utc_ns
@@ -124,11 +131,28 @@ class Outbox:
             assert self.epoch is not None
             return [ReportId(self._device, self.epoch, seq) for seq in range(first_seq, last_seq + 1)]
 
-    def window(self, limit: int) -> list[Row]:
-        """The `limit` oldest reports that are not acked, in sending order. Raises StorageFailing."""
-        query = f"SELECT row, state, sends, sent_ns FROM report WHERE state < {ACKED} ORDER BY row LIMIT ?"
+    def window(self, limit: int, *, first: int = 0, last: int = BIG, max_bytes: int = BIG) -> list[Row]:
+        """The `limit` oldest reports that are not acked, in sending order. Raises StorageFailing.
+
+        Only those numbered `first` to `last` that take no more than `max_bytes` without their picture.
+        """
+        query = (
+            f"SELECT row, state, sends, sent_ns FROM report WHERE state < {ACKED} AND row BETWEEN ? AND ? "
+            "AND length(payload) <= ? ORDER BY row LIMIT ?"
+        )
         with self._reading() as db:
-            return [Row(*found) for found in db.execute(query, (limit,))]
+            return [Row(*found) for found in db.execute(query, (first, last, max_bytes, limit))]
+
+    def newest(self) -> int:
+        """Number of the report put last, 0 without any. Raises StorageFailing."""
+        with self._reading() as db:
+            return int(db.execute("SELECT max(row) FROM report").fetchone()[0] or 0)
+
+    def larger_than(self, max_bytes: int) -> int:
+        """How many reports that are not acked take more than that without their picture. Raises StorageFailing."""
+        query = f"SELECT count(*) FROM report WHERE state < {ACKED} AND length(payload) > ?"
+        with self._reading() as db:
+            return int(db.execute(query, (max_bytes,)).fetchone()[0])
 
     def payload(self, row: int, *, picture: bool = True) -> bytes:
         """What travels: the report with its picture, if that was not shed. Raises StorageFailing, KeyError."""
@@ -170,6 +194,16 @@ class Outbox:
                 for first, last in ranges
             )
 
+    def send_again(self, epoch: str, first: int, last: int, *, limit: int = BATCH, sent_for_s: float = 0.0) -> Again:
+        """The plant wants these reports (again); what the broker took less than `sent_for_s` ago is on its way.
+
+        Looks at `limit` reports at most: go on above what it returns as `upto`. Raises StorageFailing.
+        """
+        now_ns = self._utc_ns()
+        before_ns = now_ns - round(sent_for_s * 1e9)
+        with self._writing() as db:
+            return send_again(db, epoch, first, last, limit=limit, sent_before_ns=before_ns, now_ns=now_ns)
+
     def prune(self) -> int:
         """Forget reports that were acked more than `retain_s` ago; how many. Raises StorageFailing."""
         before_ns = self._utc_ns() - self._retain_ns
@@ -198,6 +232,9 @@ class Outbox:
             "ON CONFLICT (epoch, seq) DO NOTHING",
             (self._epoch_number, seq, self._utc_ns(), payload),
         )
+        if jpeg is not None and len(payload) + len(jpeg) * 4 // 3 + 4 > self.payload_limit_bytes:
+            jpeg = None
+            self.pictures_left += 1
         if new.rowcount == 0:
             self._insist_on_same(db, seq, payload)
         elif jpeg is not None and with_picture:
