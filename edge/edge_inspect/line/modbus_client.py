@@ -1,0 +1,276 @@
+"""We poll the PLC: a Modbus TCP client that reads its command block and writes our edge block into it (`modbus_map`).
+
+1. An answer goes out at once: `tell` wakes the thread; it waits for at most one request that is on its way.
+2. One result is one write that begins and ends with its sequence number: OK can never be read with another part's.
+3. What could not be written before its deadline is written as UNKNOWN; after a reconnection nothing old is written.
+4. A lost connection is tried again for ever. Until then triggers are not seen, the PLC sees our heartbeat stand still,
+   and `connected` is False. A trigger raised meanwhile stays unanswered: nobody knows when it was raised.
+5. The PLC clears a result by itself (or by Ack); a result is written once and never repeated by the heartbeat.
+
+    client = ModbusClient("192.168.0.10", 502)
+    client.run(stop, desk.fire)                 # the thread `line-modbus-client`
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import structlog
+from pymodbus.client import ModbusTcpClient
+from pymodbus.exceptions import ModbusException
+from pymodbus.pdu import ModbusPDU
+
+from edge_inspect.backoff import Backoff
+from edge_inspect.errors import World
+from edge_inspect.line import modbus_map as at
+from edge_inspect.line.modbus_server import LIBRARY_LOG, nobody_fires
+from edge_inspect.line.modbus_words import CommandWatch, EdgeWords, Seen, Told, told
+from edge_inspect.line.protocol import Answer, Trigger
+
+log = structlog.get_logger()
+
+MOST_WAITING = 1024
+"""Answers not yet written; more only when nobody asked so many questions."""
+
+
+class PlcGone(World):
+    """The PLC cannot be reached, does not answer in time or refuses our request."""
+
+
+class ModbusClient:
+    """TriggerSource and AnswerOutput in one.
+
+    inputs_at, outputs_at: first register of the command block and of the edge block in the PLC.
+    entries: length of the PLC's trigger ring and result ring; 0 is the plain handshake with one result.
+    confirmed, encoder: hear how many rejects the PLC has just confirmed, and its encoder at each poll.
+    """
+
+    name = "modbus-client"
+
+    def __init__(
+        self,
+        host: str,
+        port: int = 502,
+        *,
+        unit_id: int = 1,
+        inputs_at: int = 0,
+        outputs_at: int = at.EDGE,
+        entries: int = 0,
+        low_word_first: bool = False,
+        poll_ms: float = 4.0,
+        timeout_ms: float = 500.0,
+        heartbeat_ms: float = 200.0,
+        alive: Callable[[], bool] = lambda: True,
+        confirmed: Callable[[int], None] = lambda count: None,
+        encoder: Callable[[int], None] = lambda counts: None,
+    ) -> None:
+        self.beat_ns: int | None = None
+        self.connected = threading.Event()
+        self.connections = 0
+        self.missed_triggers = 0
+        self.late = 0
+        self._where, self._unit_id = (host, port), unit_id
+        self._inputs_at, self._outputs_at, self._entries = inputs_at, outputs_at, entries
+        self._low_first = low_word_first
+        self._poll_s, self._timeout_s, self._heartbeat_s = poll_ms / 1000, timeout_ms / 1000, heartbeat_ms / 1000
+        self._alive, self._confirmed, self._encoder = alive, confirmed, encoder
+        self._wake = threading.Condition()
+        self._waiting: deque[Answer] = deque(maxlen=MOST_WAITING)
+        self._ready = self._busy = self._alarm = False
+        self._status_changed = True
+        self._edge = EdgeWords(entries, low_word_first=low_word_first)
+        self._client: ModbusTcpClient | None = None
+
+    # --- told by others, any thread -------------------------------------------------------------------------------
+
+    def tell(self, answer: Answer) -> None:
+        with self._wake:
+            if self.connected.is_set():
+                self._waiting.append(answer)
+                self._wake.notify()
+
+    def status(self, ready: bool, busy: bool) -> None:
+        with self._wake:
+            self._status_changed |= (ready, busy) != (self._ready, self._busy)
+            self._ready, self._busy = ready, busy
+
+    def alarm(self, on: bool) -> None:
+        """Somebody must come and look; Ready may still be set."""
+        with self._wake:
+            self._status_changed |= on != self._alarm
+            self._alarm = on
+
+    # --- the adapter's thread -------------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event, fire: Callable[[Trigger], None] = nobody_fires) -> None:
+        """Poll until `stop`; connect for ever."""
+        logging.getLogger(LIBRARY_LOG).setLevel(logging.CRITICAL + 1)
+        backoff = Backoff(0.2, 10.0)
+        told_why = ""
+        while not stop.is_set():
+            try:
+                self.beat_ns = time.monotonic_ns()
+                self._connect()
+                log.info("PLC connected", adapter=self.name, plc="{}:{}".format(*self._where))
+                told_why = ""
+                backoff.reset()
+                self._serve(stop, fire)
+            except PlcGone as err:
+                if self.connected.is_set() or str(err) != told_why:
+                    log.warning("PLC lost", adapter=self.name, plc="{}:{}".format(*self._where), why=str(err))
+                told_why = str(err)
+            finally:
+                self._disconnect()
+            self.beat_ns = None  # waiting is no hanging
+            stop.wait(0 if stop.is_set() else backoff.next_s())
+
+    def _connect(self) -> None:
+        host, port = self._where
+        client = ModbusTcpClient(host, port=port, timeout=self._timeout_s, retries=0)
+        self._client = client
+        if not client.connect():  # type: ignore[no-untyped-call]
+            raise PlcGone("no connection")
+        self._edge.fail_safe()
+        self._write(0, self._all_words())
+
+    def _disconnect(self) -> None:
+        with self._wake:
+            self.connected.clear()
+            self._waiting.clear()
+        if self._client is not None:
+            self._client.close()  # type: ignore[no-untyped-call]
+            self._client = None
+
+    def _serve(self, stop: threading.Event, fire: Callable[[Trigger], None]) -> None:
+        watch = CommandWatch(self._entries, low_word_first=self._low_first, first_look_fires=False)
+        watch.look(self._read())
+        self.connections += 1
+        self._status_changed = True
+        self.connected.set()
+        next_poll_s = next_beat_s = time.monotonic()
+        while not stop.is_set():
+            self.beat_ns = time.monotonic_ns()
+            self._write_answers()
+            now_s = time.monotonic()
+            if now_s >= next_poll_s:
+                next_poll_s = now_s + self._poll_s
+                self._act(watch.look(self._read()), fire)
+            beat = now_s >= next_beat_s
+            if beat:
+                next_beat_s = now_s + self._heartbeat_s
+            if beat or self._status_changed:
+                self._write_head(beat)
+            with self._wake:
+                if not self._waiting:
+                    self._wake.wait(max(0.0, next_poll_s - time.monotonic()))
+        self._edge.fail_safe()
+        self._write(0, self._all_words())
+
+    def _act(self, seen: Seen, fire: Callable[[Trigger], None]) -> None:
+        now_ns = time.monotonic_ns()
+        if seen.missed:
+            self.missed_triggers += seen.missed
+            log.warning("triggers came faster than they were polled", adapter=self.name, missed=seen.missed)
+        if seen.confirmed_rejects:
+            self._confirmed(seen.confirmed_rejects)
+        self._encoder(seen.encoder)
+        if seen.acknowledged:
+            self._edge.acknowledge()
+            if not self._entries:
+                self._write_slot(at.NEWEST)
+        for sequence, encoder in seen.triggers:
+            start = self._slot(sequence)
+            stale = any(self._edge.words[start : start + at.RESULT_WORDS])
+            self._edge.begin(sequence)
+            fire(Trigger(sequence, now_ns, self.name, encoder))
+            if stale and not self._entries:
+                self._write_slot(start)
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    def _write_answers(self) -> None:
+        """Everything that waits; results that lie side by side in the ring go in one write."""
+        while True:
+            with self._wake:
+                answers = list(self._waiting)
+                self._waiting.clear()
+            if not answers:
+                return
+            slots = []
+            for answer in answers:
+                result = self._in_time(answer)
+                self._edge.tell(result)
+                slots.append(self._slot(result.sequence))
+            for first, count in _runs(sorted(set(slots))):
+                self._write(first, self._edge.words[first : first + count])
+
+    def _in_time(self, answer: Answer) -> Told:
+        result = told(answer, time.monotonic_ns())
+        if result.kind != answer.kind:
+            self.late += 1
+        return result
+
+    def _slot(self, sequence: int) -> int:
+        return self._edge.slot(sequence) if self._entries else at.NEWEST
+
+    def _write_slot(self, start: int) -> None:
+        self._write(start, self._edge.words[start : start + at.RESULT_WORDS])
+
+    def _write_head(self, beat: bool) -> None:
+        with self._wake:
+            ready, busy, alarm = self._ready, self._busy, self._alarm
+            self._status_changed = False
+        alive = self._alive()
+        if beat and alive:
+            self._edge.beat()
+        self._edge.status(ready and alive, busy, alarm or not (ready and alive))
+        self._write(0, self._edge.words[: at.EDGE_HEAD_WORDS])
+
+    def _all_words(self) -> list[int]:
+        used = at.RESULT_RING + self._entries * at.RESULT_WORDS
+        return self._edge.words[:used]
+
+    def _read(self) -> list[int]:
+        count = at.TRIGGER_RING + self._entries * at.TRIGGER_WORDS
+        assert self._client is not None
+        try:
+            reply = self._client.read_holding_registers(self._inputs_at, count=count, device_id=self._unit_id)
+        except (ModbusException, OSError) as err:
+            raise PlcGone(_one_line(err)) from err
+        _check(reply, f"reading {count} registers at {self._inputs_at}")
+        if len(reply.registers) != count:
+            raise PlcGone(f"asked for {count} registers, {len(reply.registers)} came")
+        return list(reply.registers)
+
+    def _write(self, first: int, words: Sequence[int]) -> None:
+        assert self._client is not None
+        address = self._outputs_at + first
+        try:
+            reply = self._client.write_registers(address, list(words), device_id=self._unit_id)
+        except (ModbusException, OSError) as err:
+            raise PlcGone(_one_line(err)) from err
+        _check(reply, f"writing {len(words)} registers at {address}")
+
+
+def _runs(starts: Sequence[int]) -> list[tuple[int, int]]:
+    """Result entries at `starts` (ascending) as (first, count) of registers that lie side by side."""
+    runs: list[tuple[int, int]] = []
+    for start in starts:
+        if runs and runs[-1][0] + runs[-1][1] == start:
+            runs[-1] = (runs[-1][0], runs[-1][1] + at.RESULT_WORDS)
+        else:
+            runs.append((start, at.RESULT_WORDS))
+    return runs
+
+
+def _check(reply: ModbusPDU, doing: str) -> None:
+    if reply.isError():
+        raise PlcGone(f"{doing}: the PLC refuses with exception code {getattr(reply, 'exception_code', '?')}")
+
+
+def _one_line(err: Exception) -> str:
+    return " ".join(str(err).split()) or type(err).__name__
