@@ -28,6 +28,12 @@ class ModbusServerConfig(Table):
     """Port to listen on; below 1024 needs the right to."""
     unit_id: Annotated[int, Field(ge=0, le=255)] = 1
     """Modbus unit that answers."""
+    base: Annotated[int, Field(ge=0, le=60_000)] = 0
+    """Address of the first register and bit (docs/line-modbus.md)."""
+    ring: Annotated[int, Field(ge=1, le=16)] = 16
+    """Results kept for a PLC that fires before it has read."""
+    low_word_first: bool = False
+    """32-bit values: the low word lies first."""
     heartbeat_ms: Annotated[int, Field(ge=20, le=10_000)] = 200
     """The heartbeat register counts up this often."""
 
@@ -45,6 +51,11 @@ class ModbusClientConfig(Table):
     """First of the PLC's holding registers that we read: trigger and sequence number."""
     outputs_at: Offset = 100
     """First of the PLC's holding registers that we write: status, result, heartbeat."""
+    ring: Annotated[int, Field(ge=0, le=16)] = 0
+    """Length of the PLC's trigger and result rings, for a PLC that fires before it has read (docs/line-modbus.md).
+    0: the plain handshake, one trigger and one result at a time."""
+    low_word_first: bool = False
+    """32-bit values: the low word lies first."""
     poll_ms: Annotated[float, Field(ge=1, le=1000)] = 4.0
     """How often to look for a trigger."""
     timeout_ms: Annotated[int, Field(ge=20, le=10_000)] = 500
