@@ -3,32 +3,29 @@
     thread          owns                                        ends the process when it
     grab-<camera>   one camera and the filling of its ring      dies, or a driver call never returns
     inspect         engines, the rings' taking side, verdicts   dies, or a run never returns
-    outbox          the writing side of the SQLite outbox       dies
-    courier         the MQTT connection                         dies
-    vitals          nothing; reads counters, publishes them     dies
+    outbox          the writing side of the SQLite outbox       dies, or a write never returns
+    courier         the MQTT connection                         dies, or hangs
+    vitals          nothing; reads counters, publishes them     dies, or hangs
     (main)          signals, the watchdog, the end
 
 1. Every thread is one `run(stop)`; one that dies takes the process down, and systemd brings it back.
 2. At the end cameras stop first, frames in hand get their verdict, reports reach the disk, the broker hears goodbye.
-3. The watchdog is fed from the main thread, only while capture and inference move; one that stands still for HANG_S
-   ends the process with every thread's stack in the log.
+3. The watchdog is fed from the main thread, only while every thread's heart moves (`_hearts` is the list of them); one
+   that stands still for its patience (10 to 12 s) ends the process with every thread's stack in the log.
 
     Appliance(config, watchers=(gallery,)).run(stop)
 """
 
 from __future__ import annotations
 
-import faulthandler
-import os
 import platform
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from importlib import metadata
-from typing import NoReturn
+from typing import Protocol
 
 import structlog
 
@@ -39,6 +36,7 @@ from edge_inspect.delivery.outbox import FILE_NAME, Outbox
 from edge_inspect.delivery.writer import OutboxWriter
 from edge_inspect.health import vitals
 from edge_inspect.health.notify import Heart, Notifier, Watchdog
+from edge_inspect.health.patience import Patience
 from edge_inspect.pipeline import Judged, Lane, Pipeline, Watcher
 from edge_inspect.reporting import defect_report
 from edge_inspect.station import Engines, Station
@@ -47,15 +45,16 @@ from edge_wire.topics import Topics
 
 log = structlog.get_logger()
 
-HANG_S = 10.0
-"""A thread that has not moved for so long hangs in a call that will never return."""
-
-
 START_MORE_S = 30.0
 END_S = 9.0
 """How long the end may take in all. What the courier cannot deliver meanwhile lies in the outbox."""
 KEEP_FOR_DELIVERY_S = 6.0
 """Of it, what frames in hand leave for the outbox and the broker."""
+
+
+class HasBeat(Protocol):
+    beat_ns: int | None
+    """When its thread last moved, CLOCK_MONOTONIC in ns; None when it may stand still."""
 
 
 class Thread(threading.Thread):
@@ -122,6 +121,7 @@ class Appliance:
         self.outbox: Outbox | None = None
         self.writer: OutboxWriter | None = None
         self.courier: Courier | None = None
+        self._pulse: vitals.Pulse | None = None
         if deliver:
             self._build_delivery()
 
@@ -135,7 +135,7 @@ class Appliance:
         inspect = self._thread("inspect", lambda s: self.pipeline.run(s, self._all_ended), inspect_stop)
         keep = [self._thread("outbox", self.writer.run, keep_stop)] if self.writer else []
         send = [self._thread("courier", self.courier.run, send_stop)] if self.courier else []
-        pulse = [self._thread("vitals", vitals.Pulse(self._publish).run, pulse_stop)] if self.courier else []
+        pulse = [self._thread("vitals", self._pulse.run, pulse_stop)] if self._pulse else []
         threads = [*keep, *send, *pulse, inspect, *grabs]
         for thread in threads:
             thread.start()
@@ -166,6 +166,7 @@ class Appliance:
             self.outbox, broker_of(config.mqtt), self.topics, state=self.state(), ack=config.mqtt.ack
         )
         self.writer = OutboxWriter(self.outbox, wake=self.courier.wake)
+        self._pulse = vitals.Pulse(self._publish)
 
     def state(self) -> wire.DeviceState:
         """What the plant should know of this device right now; retained at the broker."""
@@ -222,23 +223,28 @@ class Appliance:
 
     def _watch(self, stop: threading.Event, inspect: Thread) -> None:
         """The main thread's work: say READY once, feed the watchdog, notice the end."""
-        watchdog = Watchdog(self._hearts(), self._notifier)
-        patience = Patience(self._hearts())
+        hearts = self._hearts()
+        patience = Patience(hearts)
+        watchdog = Watchdog(hearts, self._notifier, awake_since_ns=patience.awake_since_ns)
         said_ready, next_look = False, 0.0
         while inspect.is_alive() and not stop.is_set() and not self._end.is_set():
             if not said_ready and all(s.grabber.settled.is_set() for s in self.stations.values()):
                 said_ready = self._say_ready()
+            patience.look()
             if time.monotonic() >= next_look:
                 watchdog.look()
                 if not said_ready:
                     self._notifier.extend(START_MORE_S)  # an engine may take minutes to build, once
                 next_look = time.monotonic() + watchdog.period_s
-            patience.look()
             self._end.wait(0.1)
 
     def _hearts(self) -> list[Heart]:
-        hearts = [Heart(f"grab-{name}", partial(getattr, s.grabber, "beat_ns")) for name, s in self.stations.items()]
-        return [*hearts, Heart("inspect", lambda: self.pipeline.beat_ns)]
+        """One for each thread that runs, by its name; a thread without one could hang for ever unnoticed."""
+        hearts = [Heart(f"grab-{name}", partial(_beat_of, s.grabber)) for name, s in self.stations.items()]
+        hearts.append(Heart("inspect", partial(_beat_of, self.pipeline)))
+        waiting_for_disk = {"outbox": self.writer, "courier": self.courier, "vitals": self._pulse}
+        hearts += [Heart.waits_for_disk(name, partial(_beat_of, who)) for name, who in waiting_for_disk.items() if who]
+        return hearts
 
     def _say_ready(self) -> bool:
         states = ", ".join(f"{name} {station.grabber.state}" for name, station in self.stations.items())
@@ -255,33 +261,8 @@ class Appliance:
         self.writer.hand_over(defect_report(lane, judged, identity, pixels))
 
 
-class Patience:
-    """Ends the process when a thread has stood still for HANG_S: what hangs in a driver cannot be freed from inside.
-
-    If this thread itself did not run for a while (SIGSTOP, a suspended machine), everybody gets HANG_S anew.
-    """
-
-    def __init__(self, hearts: Sequence[Heart]) -> None:
-        self._hearts = hearts
-        self._looked_ns = time.monotonic_ns()
-        self._asleep_until_ns = self._looked_ns
-
-    def look(self) -> None:
-        now_ns = time.monotonic_ns()
-        if now_ns - self._looked_ns > 2e9:
-            self._asleep_until_ns = now_ns
-        self._looked_ns = now_ns
-        for heart in self._hearts:
-            beat_ns = heart.beat_ns()
-            if beat_ns is not None and now_ns - max(beat_ns, self._asleep_until_ns) > HANG_S * 1e9:
-                _die_of(heart.name)
-
-
-def _die_of(name: str) -> NoReturn:
-    log.critical("a thread hangs, ending the process", thread=name, for_s=HANG_S)
-    faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-    sys.stderr.flush()
-    os._exit(1)
+def _beat_of(owner: HasBeat) -> int | None:
+    return owner.beat_ns
 
 
 def _join(threads: Sequence[Thread], until: float, stop: threading.Event | None = None) -> None:

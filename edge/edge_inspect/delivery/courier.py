@@ -40,6 +40,8 @@ STEADY_S = 10.0
 IDLE_S = 0.25
 """How often `stop` is looked at while nothing happens."""
 DRAIN_S = 3.0
+LONGEST_CONNECT_S = 60.0
+"""Name resolution waits for as many dead name servers as the box has: slow, but no hang."""
 RESEND_S = 30.0
 SESSION_S = 3600
 STORAGE_WAIT_S = 1.0
@@ -150,8 +152,9 @@ class Courier:
             session_s=SESSION_S if keep_session else 0,
         )
         try:
-            self._beat()
+            self._beat(may_take_s=LONGEST_CONNECT_S)
             link.connect()
+            self._beat()
             if keep_session:
                 link.subscribe(self._topics.ack)
             self._came_up()
@@ -285,8 +288,8 @@ class Courier:
         self._storage_ok_from_s = time.monotonic() + STORAGE_WAIT_S
         log.debug("courier.outbox_failing", why=str(err))
 
-    def _beat(self) -> None:
-        self.beat_ns = time.monotonic_ns()
+    def _beat(self, may_take_s: float = 0) -> None:
+        self.beat_ns = time.monotonic_ns() + round(may_take_s * 1e9)
 
     def _sleep(self, stop: threading.Event, seconds: float) -> None:
         until_s = time.monotonic() + seconds

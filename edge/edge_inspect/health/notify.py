@@ -1,7 +1,7 @@
 """Telling systemd how we are: ready, alive, stopping.
 
-1. The watchdog is fed only while every heart moves: each camera's grab thread and the inspect thread. A lost camera
-   is a degraded state, not a hang: its grab thread goes on trying, and its heart goes on moving.
+1. The watchdog is fed only while every heart moves: one for each thread. A lost camera or broker is a degraded state,
+   not a hang: its thread goes on trying, and its heart goes on moving.
 2. All of it on the monotonic clock: a clock set by ten years neither kills the service nor keeps a dead one alive.
 3. Without systemd (no NOTIFY_SOCKET) nothing is sent and nothing fails; a standstill and its end are still logged.
 4. A notification that cannot be sent never stops inspection: systemd misses it, and that is what the watchdog is for.
@@ -29,6 +29,10 @@ import structlog
 log = structlog.get_logger()
 
 MAX_AGE_S = 5.0
+PATIENCE_S = 10.0
+DISK_MAX_AGE_S = 8.0
+DISK_PATIENCE_S = 12.0
+"""Of threads that wait for the disk: one that stalls for 5 s is slow, not hanging."""
 FEEDS_PER_PERIOD = 4
 UNWATCHED_PERIOD_S = 4.0
 SEND_TIMEOUT_S = 1.0
@@ -89,12 +93,25 @@ class Heart:
 
     name: str
     beat_ns: Callable[[], int | None]
-    """When it last moved, CLOCK_MONOTONIC in ns; None when it has ended in good order (a recording that is over)."""
-    max_age_s: float = MAX_AGE_S
+    """When it last moved, CLOCK_MONOTONIC in ns; None when it has ended in good order (a recording that is over).
 
-    def stands_still(self, now_ns: int) -> bool:
+    A moment to come announces a call that may take until then: it stands still only after that."""
+    max_age_s: float = MAX_AGE_S
+    """After so long it counts as standing still: the watchdog is not fed."""
+    patience_s: float = PATIENCE_S
+    """After so long it will never move again: the process ends."""
+
+    @classmethod
+    def waits_for_disk(cls, name: str, beat_ns: Callable[[], int | None]) -> Heart:
+        return cls(name, beat_ns, DISK_MAX_AGE_S, DISK_PATIENCE_S)
+
+    def age_s(self, now_ns: int, awake_since_ns: int = 0) -> float:
+        """How long it has stood still while this process was awake; 0 when it has ended in good order."""
         beat_ns = self.beat_ns()
-        return beat_ns is not None and now_ns - beat_ns > self.max_age_s * 1e9
+        return 0.0 if beat_ns is None else max(0, now_ns - max(beat_ns, awake_since_ns)) / 1e9
+
+    def stands_still(self, now_ns: int, awake_since_ns: int = 0) -> bool:
+        return self.age_s(now_ns, awake_since_ns) > self.max_age_s
 
 
 class Watchdog:
@@ -106,6 +123,7 @@ class Watchdog:
         notifier: Notifier,
         *,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        awake_since_ns: Callable[[], int] = lambda: 0,
     ) -> None:
         self.period_s = (notifier.watchdog_s or UNWATCHED_PERIOD_S) / FEEDS_PER_PERIOD
         self.standing_still: tuple[str, ...] = ()
@@ -113,6 +131,7 @@ class Watchdog:
         self._hearts = hearts
         self._notifier = notifier
         self._clock_ns = clock_ns
+        self._awake_since_ns = awake_since_ns
 
     def run(self, stop: threading.Event) -> None:
         """Look at the hearts four times in each watchdog period until `stop`."""
@@ -123,8 +142,8 @@ class Watchdog:
 
     def look(self) -> bool:
         """Look once; feed if all is well. Returns whether all hearts move."""
-        now_ns = self._clock_ns()
-        still = tuple(heart.name for heart in self._hearts if heart.stands_still(now_ns))
+        now_ns, awake_since_ns = self._clock_ns(), self._awake_since_ns()
+        still = tuple(heart.name for heart in self._hearts if heart.stands_still(now_ns, awake_since_ns))
         if still != self.standing_still:
             self._tell(still)
             self.standing_still = still

@@ -100,9 +100,15 @@ class Pulse:
     """The vitals thread: calls `beat` every LOOK_EVERY_S until stopped, and once more at the end."""
 
     def __init__(self, beat: Callable[[], None]) -> None:
+        self.beat_ns: int | None = time.monotonic_ns()
+        """When the thread last moved; None once it has ended."""
         self._beat = beat
 
     def run(self, stop: threading.Event) -> None:
-        while not stop.wait(LOOK_EVERY_S):
+        try:
+            while not stop.wait(LOOK_EVERY_S):
+                self.beat_ns = time.monotonic_ns()
+                self._beat()
             self._beat()
-        self._beat()
+        finally:
+            self.beat_ns = None
