@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import AfterValidator, Field
 
+from edge_inspect.config_evidence import EvidenceConfig
 from edge_inspect.config_line import LineConfig
 from edge_inspect.config_table import BrokerUrl, Name, Table
 from edge_inspect.errors import BadConfig
@@ -212,6 +213,7 @@ class Config(Table):
     mqtt: MqttConfig | None = None
     line: tuple[LineConfig, ...] = ()
     outbox: OutboxConfig = Field(default_factory=OutboxConfig)
+    evidence: EvidenceConfig = Field(default_factory=EvidenceConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
     @property

@@ -332,6 +332,20 @@ class Outage(Block):
     """Why, as it was found last."""
 
 
+class EvidenceVitals(Block):
+    """Pictures kept on the device: counts since the daemon started; `pictures` and `size_bytes`: what is there now."""
+
+    stored: Count
+    skipped: Count
+    """Parts whose picture was not taken: the disk was too slow or failing, or too many came."""
+    failed: Count
+    """Parts whose picture was taken and could not be written."""
+    pruned: Count
+    pictures: Count
+    size_bytes: Count
+    failing: bool
+
+
 class LinkVitals(Block):
     connects: Count
     failures: Annotated[dict[Code, Count], Field(max_length=64)] = {}
@@ -370,6 +384,7 @@ class Vitals(Message):
     link: LinkVitals | None
     rss_bytes: Count
     temperature_c: Tenths | None
+    evidence: EvidenceVitals | None = None
 
 
 class Ack(Message):

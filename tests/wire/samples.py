@@ -14,6 +14,7 @@ from edge_wire.messages import (
     DefectReport,
     Degraded,
     DeviceState,
+    EvidenceVitals,
     FrameRef,
     Gone,
     Latency,
@@ -174,6 +175,9 @@ def vitals_full() -> Vitals:
         ),
         rss_bytes=310_000_000,
         temperature_c=61.5,
+        evidence=EvidenceVitals(
+            stored=780, skipped=3, failed=0, pruned=12, pictures=5_210, size_bytes=734_003_200, failing=False
+        ),
     )
 
 
