@@ -37,7 +37,8 @@ from typing import Any
 import structlog
 
 from edge_inspect.errors import BadConfig, Refusal
-from edge_inspect.line.protocol import MOST_SEQUENCE, Answer, Trigger
+from edge_inspect.line.json_form import answer_fields, parsed, trigger_from
+from edge_inspect.line.protocol import Answer, Trigger
 from edge_inspect.waker import Waker
 
 log = structlog.get_logger(__name__)
@@ -189,15 +190,15 @@ class SocketLine:
     def _take(self, client: Client, line: bytes | None, fire: Fire | None) -> None:
         at_ns = time.monotonic_ns()
         try:
-            request = parsed(line)
+            request = request_from(line)
             if "listen" in request:
                 client.listens = request["listen"]
                 client.say({"listen": client.listens})
             elif "status" in request:
                 client.say({"ready": self._status[0], "busy": self._status[1]})
             else:
-                trigger = Trigger(request["trigger"], at_ns, self.name, request.get("encoder"))
-                self._fire(client, trigger, fire)
+                given = request["trigger"], request.get("encoder")
+                self._fire(client, trigger_from(*given, at_ns=at_ns, source=self.name), fire)
         except ValueError as err:
             self.refused += 1
             client.say({"error": str(err)})
@@ -214,7 +215,7 @@ class SocketLine:
         ours = answer.trigger.source == self.name
         for client in self._clients.values():
             if client.listens or (ours and answer.sequence in client.waits_for):
-                client.say(answer_line(answer))
+                client.say(answer_fields(answer))
             if ours:
                 client.waits_for.discard(answer.sequence)
 
@@ -236,45 +237,19 @@ class SocketLine:
         client.connection.close()
 
 
-def answer_line(answer: Answer) -> dict[str, Any]:
-    """An answer as the outside reads it."""
-    return {
-        "seq": answer.sequence,
-        "verdict": answer.kind,
-        "reason": answer.reason,
-        "part": answer.part,
-        "latency_ms": round((answer.answered_ns - answer.trigger.at_ns) / 1e6, 3),
-    }
-
-
-def parsed(line: bytes | None) -> dict[str, Any]:
+def request_from(line: bytes | None) -> dict[str, Any]:
     """A request, checked. Raises ValueError: what was found and what is allowed."""
     if line is None:
         raise ValueError(f"line too long; allowed: at most {MOST_LINE_BYTES} bytes")
-    try:
-        request = json.loads(line)
-    except (ValueError, RecursionError) as err:
-        raise ValueError(f"not JSON; allowed: {REQUESTS}") from err
+    request = parsed(line, REQUESTS)
     if not isinstance(request, dict) or set(request) not in (
         {"trigger"}, {"trigger", "encoder"}, {"listen"}, {"status"},
     ):  # fmt: skip
         raise ValueError(f"not a request; allowed: {REQUESTS}")
-    if "trigger" in request and not is_sequence(request["trigger"]):
-        raise ValueError(f"trigger: allowed: a whole number of 0..{MOST_SEQUENCE}")
-    if request.get("encoder") is not None and not is_count(request["encoder"]):
-        raise ValueError("encoder: allowed: a whole number of 64 bits")
     for switch in ("listen", "status"):
         if switch in request and not isinstance(request[switch], bool):
             raise ValueError(f"{switch}: allowed: true, false")
     return request
-
-
-def is_sequence(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_SEQUENCE
-
-
-def is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 @contextlib.contextmanager
