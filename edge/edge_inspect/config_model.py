@@ -157,7 +157,7 @@ class ModelConfig(Table):
     cuda_graph: bool = False
     """CUDA and TensorRT only: record the run once and replay it; less work for the CPU at each frame."""
     precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
-    """Which variant of the package."""
+    """Which variant of the package. `auto`: fp16 on GPUs; on CPUs that compute it fast int8, on others fp32."""
     shape: Shape | None = None
     """Network input [height, width], multiples of 32. Without: the least that fits the camera's aspect."""
 
