@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect_right
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 BUCKET_RATIO = 1.02
 FIRST_BUCKET_NS = 1_000
 BUCKETS = 1_024
 _LOG_RATIO = math.log(BUCKET_RATIO)
+_EDGES_NS = [FIRST_BUCKET_NS * BUCKET_RATIO**bucket for bucket in range(BUCKETS)]
 
 
 class Durations:
@@ -43,6 +47,14 @@ class Durations:
         self.count += other.count
         self.total_ns += other.total_ns
         self.max_ns = max(self.max_ns, other.max_ns)
+
+    def at_most(self, seconds: Sequence[float]) -> list[int]:
+        """How many took at most so long, for each of the ascending `seconds`, and at the end how many there were.
+
+        The counts belong together: all of one moment. Rounded as percentiles are: up to 2 % too slow, never too fast.
+        """
+        sums = [0, *accumulate(self._counts[:])]  # one copy at once: whoever adds goes on meanwhile
+        return [sums[bisect_right(_EDGES_NS, limit_s * 1e9)] for limit_s in seconds] + [sums[-1]]
 
     def percentile_ms(self, percent: float) -> float | None:
         """The duration that `percent` of all are at or below, in ms; None when nothing was counted."""
@@ -86,8 +98,53 @@ class LaneCounts:
     """Frame captured -> verdict told."""
     own: Durations = field(default_factory=Durations)
     """Our own work on an inspected frame: everything from taking it to the report's hand-over, but the runtime."""
+    capture: Durations = field(default_factory=Durations)
+    """From the camera's time stamp until the inspect thread took the frame: driver, decoding, waiting."""
+    letterbox: Durations = field(default_factory=Durations)
     inference: Durations = field(default_factory=Durations)
+    decode: Durations = field(default_factory=Durations)
+    judging: Durations = field(default_factory=Durations)
 
     @property
     def unknown_total(self) -> int:
         return sum(self.unknown.values())
+
+
+@dataclass(slots=True)
+class LineCounts:
+    """What a line asked and was told since the start; changed only under its desk's lock."""
+
+    triggers: int = 0
+    """Triggers that came, repeated ones too."""
+    ok: int = 0
+    ng: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)
+    missed_deadlines: int = 0
+    """Parts that had no verdict by their deadline."""
+    late_verdicts: int = 0
+    """Verdicts that came when the line had been told something else already."""
+    repeated: int = 0
+    """Triggers with a sequence number that was already known."""
+    skipped: int = 0
+    """Sequence numbers that never came."""
+    latency: Durations = field(default_factory=Durations)
+    """Trigger -> answer told."""
+
+    @property
+    def overruns(self) -> int:
+        """Triggers that came while nothing could be begun with them."""
+        return self.unknown["overrun"]
+
+    @property
+    def unknown_total(self) -> int:
+        return sum(self.unknown.values())
+
+    def count(self, kind: str, reason: str, latency_ns: int) -> None:
+        """One part was answered."""
+        if kind == "OK":
+            self.ok += 1
+        elif kind == "NG":
+            self.ng += 1
+        else:
+            self.unknown[reason] += 1
+        self.latency.add(latency_ns)

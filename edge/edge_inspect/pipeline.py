@@ -212,6 +212,8 @@ class Pipeline:
             return
         looks = list(lane.finder.see(pixels, stamp.captured_ns))
         found = self._look(lane, pixels) if looks else None
+        if found is not None:
+            lane.counts.capture.add(max(0, self._taken_ns - stamp.captured_ns))
         for look in looks:
             assert found is not None
             self._judge(lane, slot, look, found)
@@ -232,8 +234,11 @@ class Pipeline:
         found = lane.decoder.decode(engine.output, lane.letterbox, lane.thresholds)
         done = time.perf_counter_ns()
         self._times = (boxed - start, ran - boxed, done - ran)
-        lane.counts.inferences += 1
-        lane.counts.inference.add(ran - boxed)
+        counts = lane.counts
+        counts.inferences += 1
+        counts.letterbox.add(boxed - start)
+        counts.inference.add(ran - boxed)
+        counts.decode.add(done - ran)
         return found
 
     def _judge(self, lane: Lane, slot: Slot, look: Look, found: Detections) -> None:
@@ -244,6 +249,7 @@ class Pipeline:
             lane.judge.unusable(look, "non-finite")
         verdict = lane.judge.decide(look.part) if look.last else None
         judged_ns = time.perf_counter_ns() - start
+        lane.counts.judging.add(judged_ns)
         letterbox_ns, inference_ns, decode_ns = self._times
         if verdict is not None:
             waited_ns = max(0, self._taken_ns - slot.stamp.captured_ns)

@@ -41,3 +41,12 @@ def test_two_counts_together_are_what_one_would_have_counted(one: list[int], oth
 def test_nothing_counted_has_no_percentile() -> None:
     assert Durations().summary(50, 99.9) == {"p50": None, "p999": None}
     assert Durations().max_ms is None
+
+
+def test_counts_at_or_below_a_limit_are_never_too_many_and_belong_together() -> None:
+    durations = Durations()
+    for ms in (0.5, 2, 2, 9, 40, 700):
+        durations.add(int(ms * 1e6))
+    assert durations.at_most([0.001, 0.01, 0.1, 0.5]) == [1, 4, 5, 5, 6]
+    assert durations.at_most([0.002]) == [1, 6], "2 ms lies in a bucket that reaches beyond 2 ms"
+    assert Durations().at_most([0.1]) == [0, 0]
