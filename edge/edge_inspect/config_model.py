@@ -21,6 +21,7 @@ from pydantic import AfterValidator, Field
 
 from edge_inspect.config_evidence import EvidenceConfig
 from edge_inspect.config_line import LineConfig
+from edge_inspect.config_metrics import MetricsConfig
 from edge_inspect.config_table import BrokerUrl, Name, Table
 from edge_inspect.errors import BadConfig
 
@@ -214,6 +215,7 @@ class Config(Table):
     line: tuple[LineConfig, ...] = ()
     outbox: OutboxConfig = Field(default_factory=OutboxConfig)
     evidence: EvidenceConfig = Field(default_factory=EvidenceConfig)
+    metrics: MetricsConfig | None = None
     log: LogConfig = Field(default_factory=LogConfig)
 
     @property
