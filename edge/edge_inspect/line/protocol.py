@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 AnswerKind = Literal["OK", "NG", "UNKNOWN"]
@@ -48,6 +48,12 @@ class Answer:
     """CLOCK_MONOTONIC."""
     deadline_ns: int
     """CLOCK_MONOTONIC; only an UNKNOWN may be answered at or after it."""
+
+    def as_of(self, now_ns: int) -> Answer:
+        """What may be put on the wire at `now_ns`: itself, or UNKNOWN `deadline` when its time is over by then."""
+        if self.kind == "UNKNOWN" or now_ns < self.deadline_ns:
+            return self
+        return replace(self, kind="UNKNOWN", reason="deadline", answered_ns=now_ns)
 
 
 class TriggerSource(Protocol):
