@@ -56,7 +56,7 @@ class ModbusClientConfig(Table):
     0: the plain handshake, one trigger and one result at a time."""
     low_word_first: bool = False
     """32-bit values: the low word lies first."""
-    poll_ms: Annotated[float, Field(ge=1, le=1000)] = 4.0
+    poll_ms: Annotated[float, Field(ge=1, le=1000)] = 2.0
     """How often to look for a trigger."""
     timeout_ms: Annotated[int, Field(ge=20, le=10_000)] = 500
     """An answer of the PLC that takes longer is a lost connection."""

@@ -61,7 +61,7 @@ class ModbusClient:
         outputs_at: int = at.EDGE,
         entries: int = 0,
         low_word_first: bool = False,
-        poll_ms: float = 4.0,
+        poll_ms: float = 2.0,
         timeout_ms: float = 500.0,
         heartbeat_ms: float = 200.0,
         alive: Callable[[], bool] = lambda: True,

@@ -44,6 +44,12 @@ def nobody_fires(trigger: Trigger) -> None:
     """For an adapter that is only told answers."""
 
 
+def port_of(server: ModbusTcpServer) -> int:
+    """Where a listening server can be reached; tells what a port of 0 became."""
+    sockets = list(getattr(server.transport, "sockets", ()))
+    return int(sockets[0].getsockname()[1])
+
+
 class ModbusServer:
     """TriggerSource and AnswerOutput in one.
 
@@ -130,8 +136,7 @@ class ModbusServer:
         server = ModbusTcpServer(self._devices(), address=self._address, trace_connect=self._count_masters)
         try:
             await server.serve_forever(background=True)
-            sockets = getattr(server.transport, "sockets", ())
-            self._address = (self._address[0], sockets[0].getsockname()[1] if sockets else self._address[1])
+            self._address = (self._address[0], port_of(server))
             with self._lock:
                 self._show_status()
             self.listening.set()
