@@ -2,7 +2,7 @@
 
 1. A trigger is a rising edge of `Trigger`, or a new `TriggerSeq` while `Trigger` stays set.
 2. A trigger takes the old result away before anything else can be read: a stale result is never valid.
-3. `told` is the one place where an answer becomes bits: what is late is told as UNKNOWN `deadline`, whatever it was.
+3. `told` is what every answer goes through on its way into registers: what is late is UNKNOWN `deadline`.
 
     edge = EdgeWords(entries=16)
     edge.begin(7); edge.tell(7, "OK", "no-defect"); read_result(edge.words, 7, 16).kind    # "OK"
@@ -31,8 +31,7 @@ class Told(NamedTuple):
 
 def told(answer: Answer, now_ns: int) -> Told:
     """What may still be said of an answer at this moment."""
-    if answer.kind != "UNKNOWN" and now_ns >= answer.deadline_ns:
-        return Told(answer.sequence, "UNKNOWN", "deadline")
+    answer = answer.as_of(now_ns)
     return Told(answer.sequence, answer.kind, answer.reason)
 
 
