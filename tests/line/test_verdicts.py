@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from edge_inspect.config import load_config
+from edge_inspect.daemon import Appliance
 from edge_inspect.delivery.outbox import FILE_NAME
 from tests.line.conftest import Build
-from tests.line.drawn import SPOT, DrawnCamera
+from tests.line.drawn import SPOT, DrawnCamera, Notes
 from tests.sim.tiny_model import write_tiny_package
 
 GOOD, BAD = ("OK", "no-defect"), ("NG", "defect")
@@ -112,3 +116,77 @@ def test_a_wrong_known_answer_stops_the_start(build: Build, tmp_path: Path) -> N
     with pytest.raises(BadModel, match="known-answer"):
         line.run(notes.stop)
     assert notes.told == []
+
+
+def test_a_runtime_that_begins_to_lie_ends_the_run(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge_inspect.errors import BadModel
+    from edge_inspect.inference.engine import Engine
+
+    monkeypatch.setattr("edge_inspect.pipeline.KNOWN_ANSWER_EVERY_S", 0.0)
+    asked: list[int] = []
+    really = Engine.known_answer
+
+    def lie_from_the_third_time_on(engine: Engine, number: int | None = None) -> None:
+        asked.append(-1 if number is None else number)
+        if len(asked) > 3:
+            engine.input[:] = 0
+            raise BadModel("known-answer", "drawn: found nothing")
+        really(engine, *([] if number is None else [number]))
+
+    monkeypatch.setattr(Engine, "known_answer", lie_from_the_third_time_on)
+    line, notes = build({"left": DrawnCamera(["good"] * 50)})
+    with pytest.raises(BadModel, match="found nothing"):
+        line.run(notes.stop)
+    assert asked[0] == -1, "all of them at the start"
+    assert asked[1] == 0, "then one at a time, between frames"
+    assert len(notes.told) < 50
+
+
+def test_each_camera_of_a_configuration_has_its_own_recipe(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = 'name = "{0}"\nversion = "1"\n[classes.scratch]\nthreshold = {1}\n'
+    (tmp_path / "strict.toml").write_text(recipe.format("strict", 0.5))
+    (tmp_path / "blind.toml").write_text(recipe.format("blind", 0.99))
+    file = tmp_path / "line.toml"
+    file.write_text(
+        f"""state_dir = "{tmp_path}/state"
+[model]
+dir = "{tiny_model}"
+provider = "cpu"
+[[camera]]
+name = "left"
+source = "sim"
+recipe = "strict.toml"
+[[camera]]
+name = "right"
+source = "sim"
+recipe = "blind.toml"
+"""
+    )
+    notes = Notes()
+    cameras = {name: DrawnCamera(["bad"] * 3) for name in ("left", "right")}
+    line = Appliance(load_config(file), cameras=cameras, watchers=(notes,), deliver=False)
+    line.run(notes.stop)
+    told = {
+        name: [verdict for of, verdict in zip(notes.order, notes.told, strict=True) if of == name] for name in cameras
+    }
+    assert told == {"left": [BAD] * 3, "right": [GOOD] * 3}
+    assert {s.recipe.name for s in line.stations.values()} == {"strict", "blind"}
+
+
+def test_frames_are_locked_into_memory_where_that_is_allowed(build: Build) -> None:
+    line, notes = build({"left": DrawnCamera(["good"])})
+    before = locked_kb()
+    line.run(notes.stop)
+    lane = line.stations["left"].lane
+    assert lane is not None
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    frames = sum(slot.pixels.nbytes for slot in lane.ring.slots)
+    assert lane.ring.locked or (os.geteuid() != 0 and soft < frames)
+    assert not lane.ring.locked or locked_kb() - before >= frames // 1024
+
+
+def locked_kb() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmLck:"):
+            return int(line.split()[1])
+    raise AssertionError("no VmLck")
