@@ -1,4 +1,4 @@
-"""What one part is, and on which frames it must be inspected: the words, and the finder for mode `frame`.
+"""What one part is, and on which frames it must be inspected: the words, and the finders for modes `frame`, `trigger`.
 
 1. Every part gets a number, once, in the order in which it passed; numbers have no holes.
 2. A part is inspected only while it is wholly in the picture; its last look says so (`Look.last`). A part longer than
@@ -67,12 +67,29 @@ class PartFinder(Protocol):
         """Where parts were on the last frame that was seen; for drawings."""
 
 
-def part_finder(recipe: Recipe, height: int, width: int) -> PartFinder:
-    """The finder for the recipe's mode and frames of `height` x `width` px."""
+class Triggers(Protocol):
+    """Whoever knows what the line asked (`line.desk.Desk`)."""
+
+    def due(self, captured_ns: int) -> int | None:
+        """The part whose picture a frame is; None when it is nobody's."""
+
+    def blind(self, reason: str, at_ns: int) -> None:
+        """Nothing could be seen at that time."""
+
+    def unseen(self) -> Sequence[tuple[int, str]]:
+        """(part, reason) of parts that were answered without a picture, since the last call."""
+
+
+def part_finder(recipe: Recipe, height: int, width: int, triggers: Triggers | None = None) -> PartFinder:
+    """The finder for the recipe's mode and frames of `height` x `width` px. Mode `trigger` needs `triggers`."""
     if recipe.part.mode == "barrier":
         from edge_inspect.verdict.barrier import LightBarrier
 
         return LightBarrier(recipe.barrier, height, width)
+    if recipe.part.mode == "trigger":
+        if triggers is None:
+            raise ValueError("part.mode = 'trigger' without anybody who brings triggers")
+        return TriggeredPart(triggers, height, width)
     return FramePart(height, width)
 
 
@@ -99,3 +116,25 @@ class FramePart:
 
     def in_sight(self) -> Sequence[Sighting]:
         return (Sighting(self._parts - 1, self._box, (0, 0)),) if self._parts else ()
+
+
+class TriggeredPart:
+    """A part is what the line says; of its pictures only the first one is inspected. Numbers come from the desk."""
+
+    def __init__(self, triggers: Triggers, height: int, width: int) -> None:
+        self._triggers = triggers
+        self._box = (0, 0, width, height)
+        self._newest: int | None = None
+
+    def see(self, pixels: Pixels, captured_ns: int) -> Sequence[Look]:
+        self._newest = self._triggers.due(captured_ns)
+        return () if self._newest is None else (Look(self._newest, self._box, last=True),)
+
+    def blind(self, reason: str, captured_ns: int, frames: int = 1) -> None:
+        self._triggers.blind(reason, captured_ns)
+
+    def unjudged(self) -> Sequence[tuple[int, str]]:
+        return self._triggers.unseen()
+
+    def in_sight(self) -> Sequence[Sighting]:
+        return () if self._newest is None else (Sighting(self._newest, self._box, (0, 0)),)

@@ -80,8 +80,17 @@ class VerdictRule(Table):
 class PartRule(Table):
     """`[part]`"""
 
-    mode: Literal["frame", "barrier"] = "frame"
-    """`frame`: each frame is a part. `barrier`: a light barrier in the picture finds the parts as they pass."""
+    mode: Literal["frame", "barrier", "trigger"] = "frame"
+    """`frame`: each frame is a part. `barrier`: a light barrier in the picture finds the parts as they pass. `trigger`:
+    the line says when one is in front of the camera; needs a `[[line]]` in the configuration."""
+    deadline_ms: Annotated[float | None, Field(gt=0, le=60_000)] = None
+    """The line is answered before so long after the trigger, with UNKNOWN if need be; required with mode `trigger`.
+    With the other modes: after the frame was captured; without, a verdict is told whenever it is there."""
+    delay_ms: Annotated[float, Field(ge=0, le=60_000)] = 0.0
+    """Mode `trigger`: the part's picture is the first one captured so long after the trigger."""
+    window_ms: Annotated[float, Field(gt=0, le=60_000)] = 100.0
+    """Mode `trigger`: a picture that was captured even later than this shows something else: UNKNOWN `no-frame`. At
+    least the time between two frames."""
 
 
 class Barrier(Table):
@@ -177,9 +186,26 @@ class Recipe(Table):
         looks = self.barrier.looks if self.part.mode == "barrier" else 1
         if self.verdict.confirm > looks:
             raise ValueError(f"key `verdict.confirm`: found {self.verdict.confirm}, a part has only {looks} look(s)")
-        if self.frames.policy == "trigger" and self.part.mode != "frame":
+        if self.frames.policy == "trigger" and self.part.mode == "barrier":
             raise ValueError("key `frames.policy`: 'trigger' needs part.mode = 'frame', allowed here: newest, every")
+        self._trigger_makes_sense()
         return self
+
+    def _trigger_makes_sense(self) -> None:
+        part = self.part
+        if part.mode != "trigger":
+            for name in ("delay_ms", "window_ms"):
+                if name in part.model_fields_set:
+                    raise ValueError(f"key `part.{name}`: needs part.mode = 'trigger', found '{part.mode}'")
+            return
+        if part.deadline_ms is None:
+            raise ValueError("key `part.deadline_ms`: missing, part.mode = 'trigger' needs it")
+        if part.delay_ms >= part.deadline_ms:
+            raise ValueError(
+                f"key `part.delay_ms`: found {part.delay_ms:g}, allowed: less than deadline_ms = {part.deadline_ms:g}"
+            )
+        if self.frames.policy == "every":
+            raise ValueError("key `frames.policy`: 'every' waits, a line does not; allowed here: newest, trigger")
 
     def rule(self, cls: str) -> DefectClass | None:
         """The rule for a class of the model; None when this recipe does not care about it."""
@@ -201,8 +227,13 @@ class Recipe(Table):
 
     @property
     def digest(self) -> str:
-        """`sha256:...` of what the recipe means."""
-        return digest_of(self.model_dump(mode="json"))
+        """`sha256:...` of what the recipe means. What came into recipes later counts only where it is used."""
+        facts = self.model_dump(mode="json")
+        if self.part.mode != "trigger":
+            del facts["part"]["delay_ms"], facts["part"]["window_ms"]
+        if self.part.deadline_ms is None:
+            del facts["part"]["deadline_ms"]
+        return digest_of(facts)
 
 
 def load_recipe(path: Path) -> Recipe:

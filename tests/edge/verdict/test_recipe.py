@@ -20,6 +20,14 @@ mode = "barrier"
 [barrier]
 looks = 3
 """
+TRIGGERED = """
+name = "plates"
+version = "1"
+[classes.scratch]
+[part]
+mode = "trigger"
+deadline_ms = 50
+"""
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -82,9 +90,9 @@ BAD = {
         GOOD + "[verdict]\nconfirm = 4",
         "key `verdict.confirm`: found 4, a part has only 3",
     ),
-    "mode trigger": (
-        changed('"barrier"', '"trigger"'),
-        "key `part.mode`: found \"trigger\", allowed: 'frame' or 'barrier'",
+    "mode gate": (
+        changed('"barrier"', '"gate"'),
+        "key `part.mode`: found \"gate\", allowed: 'frame', 'barrier' or 'trigger'",
     ),
     "mode misspelt": (changed('"barrier"', '"barier"'), "did you mean 'barrier'?"),
     "barrier without its mode": (changed('"barrier"', '"frame"'), "key `barrier`: needs part.mode = 'barrier'"),
@@ -126,6 +134,20 @@ BAD = {
         "key `frames.policy`: found \"latest\", allowed: 'newest',",
     ),
     "trigger policy with the barrier": (GOOD + "[frames]\npolicy = 'trigger'", "key `frames.policy`: 'trigger' needs"),
+    "trigger without deadline": (TRIGGERED.replace("deadline_ms", "#"), "key `part.deadline_ms`: missing"),
+    "deadline of nothing": (
+        TRIGGERED.replace("= 50", "= 0"),
+        "key `part.deadline_ms`: found 0, allowed: greater than 0",
+    ),
+    "delay beyond the deadline": (
+        TRIGGERED + "delay_ms = 50",
+        "key `part.delay_ms`: found 50, allowed: less than deadline_ms = 50",
+    ),
+    "delay without trigger": (
+        changed('mode = "barrier"', 'mode = "barrier"\ndelay_ms = 1'),
+        "key `part.delay_ms`: needs part.mode = 'trigger', found 'barrier'",
+    ),
+    "a line that is made to wait": (TRIGGERED + "[frames]\npolicy = 'every'", "key `frames.policy`: 'every' waits"),
 }
 
 
@@ -190,3 +212,21 @@ def test_digest_changes_with_the_meaning_only(tmp_path: Path) -> None:
     assert len(digests) == 1
     assert all(load_recipe(written(tmp_path, text)).digest not in digests for text in other)
     assert digests.pop().startswith("sha256:")
+
+
+def test_a_triggered_part_has_a_deadline(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, TRIGGERED + "delay_ms = 12.5"))
+    assert (recipe.part.deadline_ms, recipe.part.delay_ms, recipe.part.window_ms) == (50, 12.5, 100)
+
+
+def test_what_came_into_recipes_later_changes_no_digest(tmp_path: Path) -> None:
+    """Of a recipe that was written before there were triggers: reports of old and new devices can be compared."""
+    digest = load_recipe(written(tmp_path, GOOD)).digest
+    assert digest == "sha256:eaf8ec3563b07dad6e1b0d97475ed1d1facbd924ae0401bda7105f3267b6056a"
+    in_time = GOOD.replace('mode = "barrier"', 'mode = "barrier"\ndeadline_ms = 80')
+    assert load_recipe(written(tmp_path, in_time)).digest != digest
+
+
+def test_every_key_of_a_triggered_part_changes_the_digest(tmp_path: Path) -> None:
+    texts = [TRIGGERED, TRIGGERED.replace("50", "60"), TRIGGERED + "delay_ms = 5", TRIGGERED + "window_ms = 5"]
+    assert len({load_recipe(written(tmp_path, text)).digest for text in texts}) == 4
