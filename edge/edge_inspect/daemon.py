@@ -5,7 +5,9 @@
     inspect         engines, the rings' taking side, verdicts   dies, or a run never returns
     outbox          the writing side of the SQLite outbox       dies, or a write never returns
     courier         the MQTT connection                         dies, or hangs
+    evidence        the ring of pictures on disk                dies; a disk that hangs is an alarm only
     vitals          nothing; reads counters, publishes them     dies, or hangs
+    status          the status socket and the metrics port      dies, or hangs
     (main)          signals, the watchdog, the end
 
 1. Every thread is one `run(stop)`; one that dies takes the process down, and systemd brings it back.
@@ -32,19 +34,23 @@ import structlog
 from edge_inspect.capture.protocol import Camera, Pixels
 from edge_inspect.config import Config, broker_of
 from edge_inspect.delivery.courier import Courier
+from edge_inspect.delivery.evidence import FOLDER, EvidenceStore
 from edge_inspect.delivery.outbox import FILE_NAME, Outbox
 from edge_inspect.delivery.writer import OutboxWriter
 from edge_inspect.health import vitals
+from edge_inspect.health.doors import Doors, doors
 from edge_inspect.health.notify import Heart, Notifier, Watchdog
+from edge_inspect.health.observed import LinkPulse, Observed
 from edge_inspect.health.patience import Patience
 from edge_inspect.pipeline import Judged, Lane, Pipeline, Watcher
-from edge_inspect.reporting import defect_report
+from edge_inspect.reporting import defect_report, evidence_subject
 from edge_inspect.station import Engines, Station
 from edge_wire import messages as wire
 from edge_wire.topics import Topics
 
 log = structlog.get_logger()
 
+OUTBOX_LOOK_EVERY_S = 5.0
 START_MORE_S = 30.0
 END_S = 9.0
 """How long the end may take in all. What the courier cannot deliver meanwhile lies in the outbox."""
@@ -108,20 +114,25 @@ class Appliance:
         self._notifier = notifier or Notifier(None)
         ready = threading.Condition()
         self.pipeline = Pipeline(
-            tell=tell, report=self._report, watchers=tuple(watchers), ready=ready, frames_wanted=frames
-        )
+            tell=tell, report=self._report, keep=self._keep, watchers=tuple(watchers), ready=ready,
+            frames_wanted=frames,
+        )  # fmt: skip
         self._engines = Engines(config.model, config.cache_dir)
         self.stations = {
             camera.name: Station(
                 camera, self.topics, self._engines, config.model.dir, camera=(cameras or {}).get(camera.name),
-                announce=self.pipeline.add, ready=ready, first_open_s=first_open_s,
+                announce=self._add, ready=ready, first_open_s=first_open_s,
             )
             for camera in config.camera
         }  # fmt: skip
         self.outbox: Outbox | None = None
         self.writer: OutboxWriter | None = None
         self.courier: Courier | None = None
+        self.evidence: EvidenceStore | None = None
         self._pulse: vitals.Pulse | None = None
+        self._doors: Doors | None = None
+        self._outbox_vitals: wire.OutboxVitals | None = None
+        self._next_outbox_look_s = 0.0
         if deliver:
             self._build_delivery()
 
@@ -130,13 +141,19 @@ class Appliance:
 
         Raises what ended a thread: a Refusal, CameraLost at the start, or a bug.
         """
-        capture_stop, inspect_stop, keep_stop, send_stop, pulse_stop = (threading.Event() for _ in range(5))
+        capture_stop, inspect_stop, keep_stop, send_stop, pulse_stop, picture_stop = (
+            threading.Event() for _ in range(6)
+        )
         grabs = [self._thread(f"grab-{name}", s.grabber.run, capture_stop) for name, s in self.stations.items()]
         inspect = self._thread("inspect", lambda s: self.pipeline.run(s, self._all_ended), inspect_stop)
         keep = [self._thread("outbox", self.writer.run, keep_stop)] if self.writer else []
         send = [self._thread("courier", self.courier.run, send_stop)] if self.courier else []
         pulse = [self._thread("vitals", self._pulse.run, pulse_stop)] if self._pulse else []
-        threads = [*keep, *send, *pulse, inspect, *grabs]
+        pulse += [self._thread("status", self._doors.run, pulse_stop)] if self._doors else []
+        pictures = [self._thread("evidence", self.evidence.run, picture_stop)] if self.evidence else []
+        threads = [*keep, *send, *pulse, *pictures, inspect, *grabs]
+        if self._doors:
+            self._doors.open()
         for thread in threads:
             thread.start()
         try:
@@ -147,9 +164,11 @@ class Appliance:
             _join(grabs, until, capture_stop)
             _join([inspect], until - KEEP_FOR_DELIVERY_S)  # it ends by itself once every ring is empty
             _join([inspect], until, inspect_stop)
+            picture_stop.set()
             _join(pulse, until, pulse_stop)
             _join(keep, until, keep_stop)
             _join(send, until, send_stop)
+            _join(pictures, until, picture_stop)  # last: reports come before pictures
             self._close(inspect, [*keep, *send, *pulse])
         for thread in threads:
             if thread.error is not None:
@@ -158,7 +177,12 @@ class Appliance:
     def _build_delivery(self) -> None:
         """Outbox, its writer and, if there is a broker, the courier. Raises Refusal for a second daemon."""
         config = self.config
+        if config.evidence.enabled:
+            keys = config.evidence.model_dump(exclude={"enabled"})
+            self.evidence = EvidenceStore(config.state_dir / FOLDER, **keys)
         self.outbox = Outbox(config.state_dir / FILE_NAME, device=self.topics.device, cap_bytes=config.outbox.cap_bytes)
+        self._pulse = vitals.Pulse(self._beat)
+        self._doors = doors(config, self.observe)
         if config.mqtt is None:
             self.writer = OutboxWriter(self.outbox, wake=lambda: None)
             return
@@ -166,11 +190,10 @@ class Appliance:
             self.outbox, broker_of(config.mqtt), self.topics, state=self.state(), ack=config.mqtt.ack
         )
         self.writer = OutboxWriter(self.outbox, wake=self.courier.wake)
-        self._pulse = vitals.Pulse(self._publish)
 
     def state(self) -> wire.DeviceState:
         """What the plant should know of this device right now; retained at the broker."""
-        alarms = self.writer.alarms() if self.writer else []
+        alarms = [alarm for who in (self.writer, self.evidence) if who for alarm in who.alarms()]
         return wire.DeviceState(
             site=self.topics.site,
             line=self.topics.line,
@@ -194,6 +217,31 @@ class Appliance:
             if station.drift
         ]
 
+    def observe(self) -> Observed:
+        """Everything that whoever looks in may see, as of now. Waits for nobody."""
+        courier, now_ns = self.courier, time.monotonic_ns()
+        return Observed(
+            device=f"{self.topics.site}/{self.topics.line}/{self.topics.device}",
+            version=metadata.version("edge-inspect"),
+            python=platform.python_version(),
+            uptime_s=time.monotonic() - self.started,
+            cameras=[station.pulse() for station in self.stations.values()],
+            outbox=self._outbox_vitals,
+            link=courier and LinkPulse(courier.connected, str(courier.failure or ""), courier.vitals()),
+            alarms=self.state().degraded,
+            threads={heart.name: heart.age_s(now_ns) for heart in self._hearts()},
+            rss_bytes=vitals.rss_bytes(),
+            temperature_c=vitals.temperature_c(),
+        )
+
+    def _beat(self) -> None:
+        """The vitals thread, once a second: look into the outbox; with a broker, publish."""
+        if self.writer is not None and time.monotonic() >= self._next_outbox_look_s:
+            self._next_outbox_look_s = time.monotonic() + OUTBOX_LOOK_EVERY_S
+            self._outbox_vitals = self.writer.vitals()
+        if self.courier is not None:
+            self._publish()
+
     def _publish(self) -> None:
         """State if it has changed, and vitals."""
         assert self.courier is not None and self.writer is not None
@@ -204,12 +252,15 @@ class Appliance:
         if time.monotonic() >= self._next_vitals_s:
             self._next_vitals_s = time.monotonic() + vitals.EVERY_S
             pulses = [station.pulse() for station in self.stations.values()]
+            link, evidence = self.courier.vitals(), self.evidence.vitals() if self.evidence else None
             self.courier.publish_vitals(
-                vitals.vitals(self.topics, self.started, pulses, self.writer.vitals(), self.courier.vitals())
+                vitals.vitals(self.topics, self.started, pulses, self.writer.vitals(), link, evidence)
             )
 
     def _close(self, inspect: Thread, delivering: Sequence[Thread]) -> None:
         """Close what no living thread uses any more; the rest goes with the process."""
+        if self._doors and not any(thread.is_alive() for thread in delivering):
+            self._doors.close()
         if self.outbox and not any(thread.is_alive() for thread in delivering):
             self.outbox.close()
         if not inspect.is_alive():
@@ -239,11 +290,15 @@ class Appliance:
             self._end.wait(0.1)
 
     def _hearts(self) -> list[Heart]:
-        """One for each thread that runs, by its name; a thread without one could hang for ever unnoticed."""
+        """One for each thread that runs, by its name; a thread without one could hang for ever unnoticed.
+
+        Only `evidence` has none here: no line stops for a picture. When it hangs, that is an alarm in the state.
+        """
         hearts = [Heart(f"grab-{name}", partial(_beat_of, s.grabber)) for name, s in self.stations.items()]
         hearts.append(Heart("inspect", partial(_beat_of, self.pipeline)))
         waiting_for_disk = {"outbox": self.writer, "courier": self.courier, "vitals": self._pulse}
         hearts += [Heart.waits_for_disk(name, partial(_beat_of, who)) for name, who in waiting_for_disk.items() if who]
+        hearts += [Heart("status", partial(_beat_of, self._doors))] if self._doors else []
         return hearts
 
     def _say_ready(self) -> bool:
@@ -259,6 +314,21 @@ class Appliance:
         identity = self.stations[lane.name].identity
         assert identity is not None
         self.writer.hand_over(defect_report(lane, judged, identity, pixels))
+
+    def _add(self, lane: Lane) -> None:
+        """A camera's size is known."""
+        if self.evidence is not None:
+            self.evidence.prepare(lane.letterbox.src_h, lane.letterbox.src_w)
+        self.pipeline.add(lane)
+
+    def _keep(self, lane: Lane, judged: Judged, pixels: Pixels) -> None:
+        """A copy for the evidence thread, of a part that is not OK or is one of the samples; never waits."""
+        evidence = self.evidence
+        if evidence is None or not (judged.must_be_reported or evidence.samples(lane.name, judged.part)):
+            return
+        identity = self.stations[lane.name].identity
+        assert identity is not None
+        evidence.offer(evidence_subject(lane, judged, identity, pixels), pixels)
 
 
 def _beat_of(owner: HasBeat) -> int | None:

@@ -120,6 +120,7 @@ class Pipeline:
         *,
         tell: Callable[[Lane, Judged], None],
         report: Callable[[Lane, Judged, Pixels | None], None],
+        keep: Callable[[Lane, Judged, Pixels], None] = lambda lane, judged, pixels: None,
         watchers: tuple[Watcher, ...] = (),
         ready: threading.Condition,
         frames_wanted: int | None = None,
@@ -129,6 +130,7 @@ class Pipeline:
         self._lanes: list[Lane] = []
         self._tell = tell
         self._report = report
+        self._keep = keep
         self._watchers = watchers
         self._ready = ready
         self._frames_wanted = frames_wanted
@@ -197,6 +199,7 @@ class Pipeline:
             self._blind(lane, Gap(stamp.captured_ns, "frames-lost", stamp.missed))
         self._aside_ns = 0
         dead = "" if stamp.broken else lane.check.check(pixels)
+        newly_dead = bool(dead) and dead != lane.dead_picture
         if dead != lane.dead_picture:
             log.warning(
                 "dead picture" if dead else "picture alive again", camera=lane.name, why=dead or lane.dead_picture
@@ -206,7 +209,7 @@ class Pipeline:
         if unusable:
             lane.counts.broken[unusable] += 1
             lane.finder.blind(unusable, stamp.captured_ns)
-            self._tell_unjudged(lane, stamp)
+            self._tell_unjudged(lane, stamp, dead=pixels if newly_dead else None)
             for watcher in self._watchers:
                 watcher.frame(lane, slot, [], None)
             return
@@ -263,11 +266,14 @@ class Pipeline:
         utc_ns = time.time_ns() - (time.monotonic_ns() - gap.at_ns)
         self._tell_unjudged(lane, Stamp(captured_ns=gap.at_ns, utc_ns=utc_ns))
 
-    def _tell_unjudged(self, lane: Lane, stamp: Stamp) -> None:
+    def _tell_unjudged(self, lane: Lane, stamp: Stamp, dead: Pixels | None = None) -> None:
+        """`dead`: the first picture of a camera that shows nothing. No verdict rests on it; it is kept as evidence."""
         for part, reason in lane.finder.unjudged():
-            self._tell_verdict(lane, stamp, part, lane.judge.decide(part, reason), None)
+            self._tell_verdict(lane, stamp, part, lane.judge.decide(part, reason), None, dead)
 
-    def _tell_verdict(self, lane: Lane, stamp: Stamp, part: int, verdict: Verdict, seen: Seen | None) -> None:
+    def _tell_verdict(
+        self, lane: Lane, stamp: Stamp, part: int, verdict: Verdict, seen: Seen | None, dead: Pixels | None = None
+    ) -> None:
         judged = Judged(
             part=part,
             verdict=verdict,
@@ -282,6 +288,9 @@ class Pipeline:
         self._tell(lane, judged)
         if judged.must_be_reported:
             self._report(lane, judged, pixels)
+        shown = pixels if pixels is not None else dead
+        if shown is not None:
+            self._keep(lane, judged, shown)
         self._count(lane.counts, judged)
         watching = time.perf_counter_ns()
         for watcher in self._watchers:

@@ -15,6 +15,8 @@ import cv2
 import simplejpeg
 
 from edge_inspect.capture.protocol import Pixels
+from edge_inspect.delivery.evidence_file import Mark
+from edge_inspect.delivery.evidence_subject import NEARLY_ALL, Subject
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.judge import Defect, Kind
 from edge_wire import messages as wire
@@ -24,6 +26,8 @@ from edge_wire.topics import Topics
 QUALITIES = (80, 60, 40, 25)
 MARGIN = 0.25
 """Of the defects' size, shown around them."""
+LEAST_CROP_PX = 160
+"""Of a kept picture: a person needs something around a small defect to see where it is."""
 _REPORTED: dict[Kind, Literal[wire.VerdictKind.NG, wire.VerdictKind.UNKNOWN]] = {
     Kind.NG: wire.VerdictKind.NG,
     Kind.UNKNOWN: wire.VerdictKind.UNKNOWN,
@@ -114,6 +118,47 @@ def thumbnail(lane: Lane, judged: Judged, pixels: Pixels) -> wire.Thumbnail | No
                     jpeg_base64=base64.b64encode(jpeg).decode(),
                 )
     return None
+
+
+def evidence_subject(lane: Lane, judged: Judged, who: Identity, pixels: Pixels) -> Subject:
+    """What to keep of a part: the frame `pixels` and, of it, the part, or the defects where the part is the frame."""
+    verdict = judged.verdict
+    return Subject(
+        camera=lane.name,
+        part=judged.part,
+        verdict=verdict.kind.value,
+        reason=verdict.reason,
+        defects=tuple(Mark(found.cls, found.confidence, found.box_px, found.severity) for found in verdict.defects),
+        part_px=judged.box_px,
+        crop_px=_evidence_crop(judged, pixels.shape[1], pixels.shape[0]),
+        captured_ns=judged.captured_ns,
+        captured_utc_ns=judged.captured_utc_ns,
+        model=f"{who.model.name} {who.model.version}",
+        model_digest=who.model.digest,
+        recipe=f"{who.recipe.name} {who.recipe.version}",
+        recipe_digest=who.recipe.digest,
+    )
+
+
+def _evidence_crop(judged: Judged, width_px: int, height_px: int) -> tuple[int, int, int, int]:
+    part = judged.box_px
+    if part is None:
+        return 0, 0, width_px, height_px
+    if (part[2] - part[0]) * (part[3] - part[1]) < NEARLY_ALL * width_px * height_px:
+        x0, y0, x1, y1 = max(0, part[0]), max(0, part[1]), min(width_px, part[2]), min(height_px, part[3])
+    else:
+        x0, y0, x1, y1 = _crop(judged, width_px, height_px)
+    left, right = _at_least(x0, x1, min(LEAST_CROP_PX, width_px), width_px)
+    top, bottom = _at_least(y0, y1, min(LEAST_CROP_PX, height_px), height_px)
+    return left, top, right, bottom
+
+
+def _at_least(first: int, end: int, least: int, limit: int) -> tuple[int, int]:
+    """The stretch, widened to both sides where it is shorter than `least`, within 0 and `limit`."""
+    if end - first >= least:
+        return first, end
+    start = max(0, min((first + end - least) // 2, limit - least))
+    return start, start + least
 
 
 def _crop(judged: Judged, width_px: int, height_px: int) -> tuple[int, int, int, int]:

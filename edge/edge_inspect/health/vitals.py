@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -34,6 +34,13 @@ class CameraPulse:
     overruns: int
     model: wire.ModelRef | None
     provider: str | None
+    trouble: str = ""
+    """A short code of what is wrong with it now; empty when nothing is."""
+    drift: str = ""
+    ring: Mapping[str, int] = field(default_factory=dict)
+    """Slots by state."""
+    frame_bytes: int = 0
+    """Size of one of its pictures as it lies in the ring; 0 before it is known."""
 
 
 def camera_vitals(pulse: CameraPulse, uptime_s: float) -> wire.CameraVitals:
@@ -67,6 +74,7 @@ def vitals(
     cameras: Sequence[CameraPulse],
     outbox: wire.OutboxVitals | None,
     link: wire.LinkVitals | None,
+    evidence: wire.EvidenceVitals | None = None,
 ) -> wire.Vitals:
     """The vitals of now; `started` is time.monotonic() at start."""
     uptime_s = time.monotonic() - started
@@ -79,9 +87,15 @@ def vitals(
         cameras=tuple(camera_vitals(pulse, uptime_s) for pulse in cameras),
         outbox=outbox,
         link=link,
-        rss_bytes=psutil.Process().memory_info().rss,
+        rss_bytes=rss_bytes(),
         temperature_c=temperature_c(),
+        evidence=evidence,
     )
+
+
+def rss_bytes() -> int:
+    """What of this process lies in memory."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def temperature_c(zones: Path = Path("/sys/class/thermal")) -> float | None:
