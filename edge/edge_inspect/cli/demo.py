@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -222,23 +223,14 @@ class DemoLine:
         score = self.scorer.score(self._camera.truth(), (), with_map50=False)
         latency = totals["latency_ms"]
         video = self._meter.bytes if self._meter else 0
-        table = Table(title="edge-inspect demo: simulated line")
-        for heading in (
-            "parts",
-            "OK",
-            "NG",
-            "UNKNOWN",
-            "escapes",
-            "overkill",
-            "p50 / p99 / max ms",
-            "sent",
-            "H.264 would be",
-        ):
-            table.add_column(heading, justify="right")
+        table = Table(title="edge-inspect demo: simulated line", box=box.SIMPLE, padding=(0, 1, 0, 0))
+        headings = ("parts", "OK", "NG", "UNKNOWN", "escapes", "overkill", "p50/p99/max ms", "sent", "as H.264")
+        for heading in headings:
+            table.add_column(heading, justify="right", no_wrap=True)
         table.add_row(
             str(totals["parts"]), f"[green]{totals['ok']}", f"[red]{totals['ng']}", f"[yellow]{totals['unknown']}",
             str(score.escapes), str(score.overkill),
-            " / ".join("-" if latency[key] is None else f"{latency[key]:.0f}" for key in ("p50", "p99", "max")),
+            "/".join("-" if latency[key] is None else f"{latency[key]:.0f}" for key in ("p50", "p99", "max")),
             size(totals["bytes_sent"]), size(video) if video else "-",
         )  # fmt: skip
         return table
