@@ -47,6 +47,10 @@ def status(state: StateDir = None, json_: AsJson = False) -> None:
     if stats.depth:
         typer.echo(f"oldest waits for {stats.oldest_age_s:.0f} s")
     typer.echo(f"{stats.size_bytes / 1e6:.1f} MB, {stats.pictures_shed} pictures given up")
+    if stats.reserve_bytes:
+        typer.echo(f"{stats.reserve_bytes / 1e6:.1f} MB are held for reports on a full disk")
+    else:
+        typer.echo("no room is held in reserve: the disk was full, and reports are kept without pictures")
     typer.echo(f"epoch {stats.epoch}, last seq {stats.last_seq}")
     for name in broken:
         typer.echo(f"set aside as broken: {name}")

@@ -2,10 +2,10 @@
 
 1. One process owns the file: a lock beside it (`outbox.sqlite3.lock`) refuses the second with one line.
 2. Journal WAL and synchronous FULL are read back after every opening; without them there is no outbox.
-3. A file that SQLite finds broken is renamed (`...broken-<UTC>`), never deleted; what can be read of it and was not
-   acknowledged is carried over under its old numbers. The new file begins a new epoch. A kill in between changes
-   nothing: the new file is complete before the old one is moved.
+3. A file that SQLite finds broken is told from a disk that fails: the one is replaced (`outbox_salvage`), the other
+   tried again.
 4. A file of a newer program is left untouched and refused.
+5. While it lies closed, the blocks of its WAL stay held for a full disk (`outbox_reserve`).
 
 Tables: `epoch` (one row a life of the file, the newest is current), `report` (metadata; `row` is the sending order),
 `picture` (JPEGs apart, so that they can be shed without touching a report).
@@ -14,23 +14,23 @@ Tables: `epoch` (one row a life of the file, the newest is current), `report` (m
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from edge_inspect.delivery.outbox_reserve import hold_wal
 from edge_inspect.errors import Refusal, StorageFailing
-from edge_wire.messages import BadMessage, DefectReport
 
 SCHEMA = 1
 PENDING, SENT, ACKED = 0, 1, 2
 """Not taken by the broker yet; taken by the broker; known to be where it should be."""
 BUSY_S = 5.0
+MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""What the operating system says of a disk or machine in trouble, not of a wrong path."""
 
 _TABLES = """
 CREATE TABLE epoch (
@@ -66,14 +66,12 @@ class Broken(Exception):
     """SQLite cannot read this file as an outbox."""
 
 
-@dataclass(frozen=True, slots=True)
-class Salvage:
-    """A broken file was set aside."""
+class Epoch(NamedTuple):
+    """One life of the file: reports are numbered from 1 on."""
 
-    set_aside: Path
-    reason: str
-    reports: int
-    """Not yet acknowledged reports that could be carried over; any others are lost and only lie in the file."""
+    number: int
+    name: str
+    last_seq: int
 
 
 def new_epoch(now_ns: int) -> str:
@@ -86,24 +84,34 @@ def is_broken(err: sqlite3.Error) -> bool:
     return type(err) is sqlite3.DatabaseError
 
 
+def is_full(err: sqlite3.Error) -> bool:
+    """SQLITE_FULL: a write found no room, or the page limit; unlike after other errors nothing of it can come back."""
+    return str(err) == "database or disk is full"
+
+
 def hold_lock(path: Path) -> int:
-    """Become the only owner of the outbox at `path` until the returned descriptor is closed. Raises Refusal."""
-    lock_path = _beside(path, ".lock")
+    """Become the only owner of the outbox at `path` until the returned descriptor is closed.
+
+    Raises Refusal, or StorageFailing for what may pass: no room, no descriptors, a disk that fails or is read-only.
+    """
+    lock_path = beside(path, ".lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as err:
-        raise Refusal(f"{lock_path}: cannot be opened: {err.strerror}") from err
+        kind = StorageFailing if err.errno in MAY_PASS else Refusal
+        raise kind(f"{lock_path}: cannot be opened: {err.strerror}") from err
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    except OSError as err:
+    except BlockingIOError as err:
         owner = os.pread(lock, 20, 0).decode(errors="replace").strip()
         os.close(lock)
-        if isinstance(err, BlockingIOError):
-            raise Refusal(f"{path}: another daemon (process {owner or '?'}) is using this outbox") from err
-        raise Refusal(f"{lock_path}: cannot be locked: {err.strerror}") from err
+        raise Refusal(f"{path}: another daemon (process {owner or '?'}) is using this outbox") from err
+    except OSError as err:
+        os.close(lock)
+        raise StorageFailing(f"{lock_path}: cannot be locked: {err.strerror}") from err
+    with contextlib.suppress(OSError):  # only so that a second daemon can name us; the lock itself is held
+        os.pwrite(lock, f"{os.getpid():<19}\n".encode(), 0)
     return lock
 
 
@@ -112,12 +120,12 @@ def connect(path: Path, *, page_limit: int, check: Check) -> sqlite3.Connection:
 
     Raises Broken, StorageFailing, or Refusal (newer schema, no WAL here).
     """
-    fresh = _fresh(path)
-    if fresh.exists() and not path.exists():  # killed just before the last step of `replace`
-        fresh.rename(path)
+    fresh = fresh_of(path)
     try:
+        if fresh.exists() and not path.exists():  # killed just before the last step of `replace`
+            fresh.rename(path)
         db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-    except sqlite3.Error as err:
+    except (sqlite3.Error, OSError) as err:
         raise _translated(err, path) from err
     try:
         _insist_on_durability(db, path)
@@ -127,7 +135,7 @@ def connect(path: Path, *, page_limit: int, check: Check) -> sqlite3.Connection:
         db.execute(f"PRAGMA max_page_count = {max(page_limit, 64)}")
     except BaseException as err:
         close_quietly(db)
-        if isinstance(err, sqlite3.Error):
+        if isinstance(err, sqlite3.Error | OSError):
             raise _translated(err, path) from err
         raise
     return db
@@ -148,8 +156,22 @@ def close_quietly(db: sqlite3.Connection) -> None:
         db.close()
 
 
-def _translated(err: sqlite3.Error, path: Path) -> Exception:
-    return Broken(str(err)) if is_broken(err) else StorageFailing(f"{path}: {err}")
+def close_in_place(db: sqlite3.Connection, path: Path) -> None:
+    """Close the last connection so that the blocks of the WAL stay ours; all it holds is in the main file, too.
+
+    SQLite deletes the WAL with the last connection that could; one that may only read cannot.
+    """
+    with contextlib.suppress(sqlite3.Error, StorageFailing):
+        if write_back(db) and hold_wal(path):
+            with contextlib.closing(read_only(path)) as look:
+                look.execute("SELECT count(*) FROM epoch").fetchone()
+                db.close()
+    close_quietly(db)
+
+
+def _translated(err: sqlite3.Error | OSError, path: Path) -> Exception:
+    broken = isinstance(err, sqlite3.Error) and is_broken(err)
+    return Broken(str(err)) if broken else StorageFailing(f"{path}: {err}")
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> Any:
@@ -175,12 +197,12 @@ def _insist_on_schema(db: sqlite3.Connection, path: Path) -> None:
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if version == 0 and not tables:
         db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT")
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     elif version != SCHEMA or not tables >= _TABLE_NAMES:
         raise Broken("a database, but not an outbox")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -194,92 +216,40 @@ def begin_epoch(db: sqlite3.Connection, device: str, now_ns: int) -> None:
     db.execute("INSERT INTO epoch (name, device, last_seq, pictures_shed) VALUES (?, ?, 0, 0)", (name, device))
 
 
-def replace(path: Path, reason: str, *, device: str, now_ns: int) -> Salvage:
-    """Put a new file in the place of a broken one and set that aside. Raises StorageFailing."""
-    fresh = _fresh(path)
-    moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=now_ns // 1000)
-    kept = path.with_name(f"{path.name}.broken-{moment:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}")
-    try:
-        for suffix in ("-wal", "-shm", ""):
-            _beside(fresh, suffix).unlink(missing_ok=True)
-        reports = _carry_over(path, fresh, device, now_ns)
-        for suffix in ("-wal", "-shm", ""):
-            if _beside(path, suffix).exists():
-                _beside(path, suffix).rename(_beside(kept, suffix))
-        fresh.rename(path)
-        _sync_folder(path.parent)
-    except (OSError, sqlite3.Error, Broken) as err:
-        raise StorageFailing(f"{path}: is broken ({reason}) and cannot be replaced: {err}") from err
-    return Salvage(kept, reason, reports)
-
-
-def _fresh(path: Path) -> Path:
-    return _beside(path, ".new")
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _carry_over(broken: Path, fresh: Path, device: str, now_ns: int) -> int:
-    """Fill a new file with what can still be read whole and was not acknowledged; how many reports.
-
-    Rows are read forwards until SQLite stumbles, then backwards from the end until it stumbles again.
-    """
-    with (
-        contextlib.closing(connect(fresh, page_limit=2**31, check="")) as db,
-        contextlib.closing(read_only(broken)) as source,
-    ):
-        rows: dict[int, tuple[Any, ...]] = {}
-        for direction in ("ASC", "DESC"):
-            for row in _readable(source, direction):
-                if row[0] in rows:
-                    break
-                rows[row[0]] = row
-        db.execute("BEGIN IMMEDIATE")
-        kept = sum(_carry(db, rows[number], _picture(source, number)) for number in sorted(rows))
+def enter_epoch(db: sqlite3.Connection, path: Path, device: str, now_ns: int) -> Epoch:
+    """The file's newest epoch, or a new one if there is none of this device. Raises Refusal."""
+    newest_first = "SELECT number, name, last_seq, device FROM epoch ORDER BY number DESC LIMIT 1"
+    newest = db.execute(newest_first).fetchone()
+    if newest is None or newest[3] != device:
+        _refuse_foreign_reports(db, path, device)
         begin_epoch(db, device, now_ns)
-        db.execute("COMMIT")
-    return kept
+        newest = db.execute(newest_first).fetchone()
+    return Epoch(*newest[:3])
+
+
+def _refuse_foreign_reports(db: sqlite3.Connection, path: Path, ours: str) -> None:
+    query = (
+        "SELECT count(*), min(e.device) FROM report r JOIN epoch e ON e.number = r.epoch "
+        f"WHERE r.state < {ACKED} AND e.device <> ?"
+    )
+    waiting, device = db.execute(query, (ours,)).fetchone()
+    if waiting:
+        raise Refusal(
+            f"{path}: holds {waiting} undelivered reports of device {device}, this is {ours}; "
+            "let them be delivered under the old name, or move the file away"
+        )
+
+
+def fresh_of(path: Path) -> Path:
+    return beside(path, ".new")
+
+
+def beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
 
 
 def read_only(path: Path) -> sqlite3.Connection:
     """Look without touching, also while another process writes. Raises sqlite3.Error."""
     # Without a WAL file nobody is writing, and a folder we may not write to would be no place for SQLite's -shm file.
-    alone = "" if _beside(path, "-wal").exists() else "&immutable=1"
+    alone = "" if beside(path, "-wal").exists() else "&immutable=1"
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{alone}", uri=True, timeout=BUSY_S, isolation_level=None)
-
-
-def _readable(source: sqlite3.Connection, direction: str) -> Iterator[tuple[Any, ...]]:
-    with contextlib.suppress(sqlite3.Error):  # the end of what can be read
-        yield from source.execute(
-            "SELECT row, state, put_ns, sent_ns, sends, payload FROM report NOT INDEXED "
-            f"WHERE state < {ACKED} ORDER BY row {direction}"
-        )
-
-
-def _picture(source: sqlite3.Connection, row: int) -> bytes | None:
-    with contextlib.suppress(sqlite3.Error):  # its page is gone: the report travels without it
-        found = source.execute("SELECT jpeg FROM picture WHERE row = ?", (row,)).fetchone()
-        return None if found is None else bytes(found[0])
-    return None
-
-
-def _carry(db: sqlite3.Connection, row: tuple[Any, ...], jpeg: bytes | None) -> bool:
-    _, state, put_ns, sent_ns, sends, payload = row
-    try:
-        device, epoch, seq = DefectReport.from_bytes(bytes(payload)).id
-    except (BadMessage, TypeError):
-        return False
-    db.execute(
-        "INSERT OR IGNORE INTO epoch (name, device, last_seq, pictures_shed) VALUES (?, ?, 0, 0)", (epoch, device)
-    )
-    db.execute("UPDATE epoch SET last_seq = max(last_seq, ?) WHERE name = ?", (seq, epoch))
-    new = db.execute(
-        "INSERT OR IGNORE INTO report (epoch, seq, state, put_ns, sent_ns, sends, payload) "
-        "SELECT number, ?, ?, ?, ?, ?, ? FROM epoch WHERE name = ?",
-        (seq, state, put_ns, sent_ns, sends, payload, epoch),
-    )
-    if jpeg is not None and new.rowcount == 1:
-        db.execute("INSERT INTO picture (row, jpeg) VALUES (?, ?)", (new.lastrowid, jpeg))
-    return new.rowcount == 1

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_inspect.delivery import outbox_reserve
 from edge_inspect.delivery.outbox_file import ACKED, PENDING, SENT, read_only
 from edge_inspect.errors import Refusal, StorageFailing
 
@@ -24,6 +25,8 @@ class Stats:
     acked: int
     pictures_shed: int
     """Since this epoch began."""
+    reserve_bytes: int
+    """Room held for reports on a full disk; 0 while the disk is full or too small for it."""
 
 
 def read_only_stats(path: Path, utc_ns: int) -> Stats:
@@ -54,11 +57,12 @@ def read_stats(db: sqlite3.Connection, utc_ns: int) -> Stats:
         sent=waiting.get(SENT, 0),
         acked=acked,
         pictures_shed=pictures_shed,
+        reserve_bytes=outbox_reserve.held_bytes(db),
     )
 
 
 def used_bytes(db: sqlite3.Connection) -> int:
-    """Pages that hold something; the file itself does not shrink, its free pages are the reserve for what comes."""
+    """What reports take: pages that hold something, without the reserve. The file itself does not shrink."""
     names = ("page_count", "freelist_count", "page_size")
     pages, free, size = (int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in names)
-    return (pages - free) * size
+    return (pages - free) * size - outbox_reserve.held_bytes(db)

@@ -6,7 +6,10 @@
    begins to fail, one when it works again.
 4. From half the bound on, reports wait without their picture. At the bound a report is lost: counted in `dropped`, an
    alarm, and said at once. That is the only place where a judged part's report can be lost.
-5. At the end everything handed over before `stop` is put, or counted as dropped and said.
+5. At the end everything handed over before `stop` is put, or counted as dropped and said. So at any time: handed over
+   = put + waiting + dropped, exactly.
+6. From 80 % of the outbox's cap or of the disk on there is an alarm, before a picture that waits is given up; on a full
+   disk another, while reports go into the reserve. One line when each begins, one when it ends.
 """
 
 from __future__ import annotations
@@ -19,7 +22,10 @@ from collections.abc import Callable
 import structlog
 
 from edge_inspect.backoff import Backoff
-from edge_inspect.delivery.outbox import BATCH, Outbox, OutboxFull
+from edge_inspect.delivery.outbox import Outbox, OutboxFull
+from edge_inspect.delivery.outbox_db import DiskFull
+from edge_inspect.delivery.outbox_reserve import RESERVE_REPORTS, Room
+from edge_inspect.delivery.outbox_rows import BATCH
 from edge_inspect.errors import StorageFailing
 from edge_wire.messages import DefectReport, Degraded, OutboxVitals
 
@@ -27,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 BOUND = 1000
 STUCK_S = 10.0
+HANGING_S = 1.5
+TEND_EVERY_S = 5.0
 PRUNE_EVERY_S = 60.0
 LOOK_EVERY_S = 0.5
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
@@ -57,7 +65,10 @@ class OutboxWriter:
         self._failure_code = ""
         self._dropping = False
         self._backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
+        self._next_tend_s = monotonic_s()
         self._next_prune_s = monotonic_s() + PRUNE_EVERY_S
+        self._room: Room | None = None
+        self._said: set[str] = set()  # alarms about room that stand in the log
 
     def hand_over(self, report: DefectReport) -> bool:
         """Take a report to be kept; False if it had to be dropped. Never waits for the disk."""
@@ -89,7 +100,7 @@ class OutboxWriter:
                         self._changed.wait(LOOK_EVERY_S)
                 if self._waiting and not self._put_some():
                     self._pause(stop)
-                self._prune_if_due()
+                self._tend_if_due()
             while self._waiting and self._put_some():
                 pass
             self._give_up_the_rest()
@@ -99,8 +110,7 @@ class OutboxWriter:
     def alarms(self) -> list[Degraded]:
         """What is wrong with keeping reports, for the device's state."""
         found = []
-        beat_ns = self.beat_ns
-        if beat_ns is not None and self._waiting and time.monotonic_ns() - beat_ns > STUCK_S * 1e9:
+        if self._waiting and self._stands_still(STUCK_S):
             found.append(Degraded(code="storage-stuck", detail=f"{self.waiting} reports wait for a write that hangs"))
         if self._failure_code:
             found.append(Degraded(code=self._failure_code, detail=self._failure[:200]))
@@ -111,10 +121,32 @@ class OutboxWriter:
         if (salvage := self._outbox.salvage) is not None:
             detail = f"{salvage.set_aside.name}: {salvage.reason}; {salvage.reports} reports carried over"
             found.append(Degraded(code="outbox-was-broken", detail=detail[:200]))
+        return found + self._little_room()
+
+    def _little_room(self) -> list[Degraded]:
+        found = []
+        if self._outbox.reserve_spent:
+            detail = f"reports are kept without pictures, {RESERVE_REPORTS} of them for certain"
+            found.append(Degraded(code="disk-full", detail=detail))
+        if (room := self._room) is None:
+            return found
+        if room.outbox_nearly_full:
+            detail = f"{room.waiting_bytes} of {room.cap_bytes} bytes hold reports that were not delivered"
+            found.append(Degraded(code="outbox-nearly-full", detail=detail))
+        if room.disk_nearly_full:
+            inodes = "" if room.disk_free_inodes is None else f", {room.disk_free_inodes} inodes"
+            detail = f"{room.disk_free_bytes} of {room.disk_bytes} bytes{inodes} free below the outbox"
+            found.append(Degraded(code="disk-nearly-full", detail=detail))
         return found
 
+    def _stands_still(self, for_s: float) -> bool:
+        beat_ns = self.beat_ns
+        return beat_ns is not None and time.monotonic_ns() - beat_ns > for_s * 1e9
+
     def vitals(self) -> OutboxVitals | None:
-        """Counts for the device's vitals; None while the file cannot be read."""
+        """Counts for the device's vitals; None while the file cannot be read, or a write hangs: this must not."""
+        if self._waiting and self._stands_still(HANGING_S):
+            return None
         try:
             stats = self._outbox.stats()
         except StorageFailing:
@@ -136,7 +168,7 @@ class OutboxWriter:
         try:
             self._outbox.put_many(reports)
         except StorageFailing as err:
-            self._failed("outbox-full" if isinstance(err, OutboxFull) else "storage-failing", str(err))
+            self._failed(err)
             return False
         with self._changed:
             for _ in reports:
@@ -145,10 +177,12 @@ class OutboxWriter:
         self._wake()
         return True
 
-    def _failed(self, code: str, why: str) -> None:
+    def _failed(self, err: StorageFailing) -> None:
+        codes: dict[type[StorageFailing], str] = {OutboxFull: "outbox-full", DiskFull: "disk-full"}
+        code = codes.get(type(err), "storage-failing")
         if code != self._failure_code:
-            log.error("outbox.failing", code=code, why=why, waiting=self.waiting)
-        self._failure, self._failure_code = why, code
+            log.error("outbox.failing", code=code, why=str(err), waiting=self.waiting)
+        self._failure, self._failure_code = str(err), code
 
     def _works_again(self) -> None:
         room_again = self._dropping and self.waiting < self._bound // 2
@@ -163,17 +197,32 @@ class OutboxWriter:
         while (left_s := until_s - self._monotonic_s()) > 0 and not stop.wait(min(left_s, LOOK_EVERY_S)):
             self.beat_ns = time.monotonic_ns()
 
-    def _prune_if_due(self) -> None:
-        if self._monotonic_s() < self._next_prune_s:
+    def _tend_if_due(self) -> None:
+        """Every few seconds: hold the reserve, see how much room there is, forget what was delivered long ago."""
+        now_s = self._monotonic_s()
+        if now_s < self._next_tend_s:
             return
-        self._next_prune_s = self._monotonic_s() + PRUNE_EVERY_S
+        self._next_tend_s = now_s + TEND_EVERY_S
         try:
-            self._outbox.prune()
+            self._outbox.refill()
+            self._room = self._outbox.room()
+            if now_s >= self._next_prune_s:
+                self._next_prune_s = now_s + PRUNE_EVERY_S
+                self._outbox.prune()
         except StorageFailing as err:
-            self._failed("storage-failing", str(err))
+            self._failed(err)
             return
         if not self._waiting:
             self._works_again()
+        self._say_room()
+
+    def _say_room(self) -> None:
+        now = {alarm.code: alarm.detail for alarm in self._little_room()}
+        for code in now.keys() - self._said:
+            log.warning("outbox.little_room", code=code, detail=now[code])
+        for code in self._said - now.keys():
+            log.warning("outbox.room_again", code=code)
+        self._said = set(now)
 
     def _give_up_the_rest(self) -> None:
         with self._changed:

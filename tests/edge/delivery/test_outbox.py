@@ -57,7 +57,7 @@ def waiting(box: Outbox) -> list[bytes]:
 
 def test_durability_is_asserted_and_refused_where_it_cannot_be_had(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(Outbox(path, device=DEVICE)) as box:
-        db = box._connection()
+        db = box._file._connection()
         assert db.execute("PRAGMA synchronous").fetchone() == (2,)
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
@@ -211,7 +211,7 @@ def test_acked_reports_stay_for_a_resync_and_then_go(outbox: Outbox, clock: Cloc
     clock.now_ns += 2 * HOUR_NS
     assert outbox.prune() == 150
     assert outbox.stats().acked == 0 and part_numbers(waiting(outbox)) == list(range(151, 201))
-    assert outbox._connection().execute("SELECT count(*) FROM picture").fetchone() == (50,)
+    assert outbox._file._connection().execute("SELECT count(*) FROM picture").fetchone() == (50,)
 
 
 def test_pictures_are_shed_oldest_first_and_metadata_stays(path: Path) -> None:

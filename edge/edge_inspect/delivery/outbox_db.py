@@ -1,0 +1,171 @@
+"""The one connection to an outbox's file: opened when needed, dropped when it failed, with room in reserve.
+
+1. `writing` is one transaction, all or nothing. Any failure but a full disk drops the connection; what it may have left
+   half-synced is written again, into the main file, before the next commit. A failed sync is never simply repeated.
+2. A full disk is no failure of that kind: the transaction is rolled back (DiskFull), the connection stays.
+3. A broken file is set aside and replaced while opening; the reserve is made while opening, if the disk has room.
+4. The epoch goes on where this process last gave a number, also when a failed commit left more than that in the file.
+
+Raises Refusal for a second daemon, a newer file, undelivered reports of another device; StorageFailing for the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edge_inspect.delivery import outbox_file as file
+from edge_inspect.delivery import outbox_reserve as reserve
+from edge_inspect.delivery.outbox_salvage import Salvage, replace
+from edge_inspect.errors import StorageFailing
+
+
+class DiskFull(StorageFailing):
+    """The file system has no room for this; nothing of it was written."""
+
+
+class OutboxDatabase:
+    """See the module. Its `mutex` is reentrant: hold it where several transactions belong together."""
+
+    def __init__(self, path: Path, *, device: str, cap_bytes: int, utc_ns: Callable[[], int]) -> None:
+        self.path = path
+        self.mutex = threading.RLock()
+        self.salvage: Salvage | None = None
+        """The last time a broken file was set aside by this process."""
+        self.epoch: file.Epoch | None = None
+        """Of the reports put next; None until the file could be opened."""
+        self.reserve_bytes = reserve.size_for(cap_bytes)
+        self.reserve_spent = False
+        """The disk was full (or still is): reports are kept without their pictures."""
+        self._device = device
+        self._pages = cap_bytes // 4096
+        self._utc_ns = utc_ns
+        self._db: sqlite3.Connection | None = None
+        self._check: file.Check = "quick_check"  # at the next opening
+        self._suspect = True  # what stands in the WAL must be written again before the next commit
+        self._was_open = False
+        self._closed = False
+        self._lock_handle = -1
+
+    def close(self) -> None:
+        """Close file and lock; waits for a call in another thread."""
+        with self.mutex:
+            self._closed = True
+            if self._db is not None:
+                file.close_in_place(self._db, self.path)
+                self._db = None
+            if self._lock_handle >= 0:
+                os.close(self._lock_handle)
+                self._lock_handle = -1
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for queries."""
+        with self.mutex:
+            try:
+                yield self._connection()
+            except sqlite3.Error as err:
+                raise self._dropped(err) from err
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction; whatever goes wrong in it, nothing of it counts. Raises StorageFailing, DiskFull."""
+        with self.mutex:
+            try:
+                db = self._trusted()
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")
+            except sqlite3.Error as err:
+                if file.is_full(err) and self._rolled_back():
+                    raise DiskFull(f"{self.path}: {err}") from err
+                self._suspect = True
+                raise self._dropped(err) from err
+            except BaseException:
+                self._drop()  # and with it whatever the transaction had done
+                raise
+
+    def spend_reserve(self) -> bool:
+        """Give the reserve's pages to the reports; False if that was done before."""
+        with self.writing() as db:
+            held = reserve.held_bytes(db)
+            if held:
+                reserve.spend(db)
+        self.reserve_spent = True
+        return held > 0
+
+    def refill_reserve(self) -> bool:
+        """Hold the reserve again, if the disk has room for it; whether it is held now."""
+        with self.mutex:
+            self._trusted()
+            if self.reserve_spent:
+                _, free_bytes, _ = reserve.disk_of(self.path.parent)
+                if free_bytes >= 2 * (self.reserve_bytes + reserve.WAL_BYTES):
+                    self._fill_reserve()
+            return not self.reserve_spent
+
+    def _fill_reserve(self) -> None:
+        try:
+            with self.writing() as db:
+                reserve.fill(db, self.reserve_bytes)
+            self.reserve_spent = not reserve.hold_wal(self.path)
+        except DiskFull:
+            self.reserve_spent = True
+
+    def _rolled_back(self) -> bool:
+        """After a write that found no room: nothing of it is in the file, and the connection is as good as before."""
+        try:
+            if self._db is not None and self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        except sqlite3.Error:
+            return False
+        return self._db is not None and not self._suspect
+
+    def _dropped(self, err: sqlite3.Error) -> StorageFailing:
+        """A connection that failed once is not asked again: the next call opens a new one."""
+        self._drop()
+        if file.is_broken(err):
+            self._check = "integrity_check"
+        return StorageFailing(f"{self.path}: {err}")
+
+    def _drop(self) -> None:
+        if self._db is not None:
+            file.close_quietly(self._db)
+            self._db = None
+
+    def _trusted(self) -> sqlite3.Connection:
+        """A connection below which nothing stands that a failed sync may have left half on the disk."""
+        db = self._connection()
+        if self._suspect:
+            if not file.write_back(db) and self._was_open:
+                raise StorageFailing(f"{self.path}: in use by another program after a failed write")
+            self._suspect, self._was_open = False, True
+            self.reserve_spent = not reserve.hold_wal(self.path) or not reserve.held_bytes(db)
+            if self.reserve_spent:
+                self._fill_reserve()
+        return self._connection()
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._closed:
+            raise RuntimeError("the outbox is closed")
+        if self._lock_handle < 0:
+            self._lock_handle = file.hold_lock(self.path)
+        if self._db is None:
+            try:
+                db = file.connect(self.path, page_limit=self._pages, check=self._check)
+            except file.Broken as err:
+                self.salvage = replace(self.path, str(err), device=self._device, now_ns=self._utc_ns())
+                db = file.connect(self.path, page_limit=self._pages, check="")
+            try:
+                newest = file.enter_epoch(db, self.path, self._device, self._utc_ns())
+            except BaseException:
+                file.close_quietly(db)
+                raise
+            if self.epoch is None or newest.name != self.epoch.name:  # else what we last gave counts
+                self.epoch = newest
+            self._db, self._check = db, ""
+        return self._db
