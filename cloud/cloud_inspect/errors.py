@@ -6,6 +6,11 @@ CloudError
   BadWeights        weights that cannot be used: missing, not from this family, another set of classes
   BadPackage        a model package that cannot be built from what was given
   TrainingMissing   the extra `train` is not installed
+  BadSettings       78: the settings: file or variable, key, found, allowed
+  BadDatabase       78: a database that must not be used: newer than this program, or no such kind
+  BrokerGone        no MQTT broker, or it does not let us do our work; the ingester tries for ever
+  DatabaseGone      the database is stopped, locked, full or out of reach; the ingester tries for ever
+  NotFound          what was asked for is not in the database
 """
 
 from __future__ import annotations
@@ -33,3 +38,23 @@ class BadPackage(CloudError):
 
 class TrainingMissing(CloudError):
     """torch or ultralytics is not installed; the message names the extra."""
+
+
+class BadSettings(CloudError):
+    exit_code = 78
+
+
+class BadDatabase(CloudError):
+    exit_code = 78
+
+
+class BrokerGone(CloudError):
+    """No MQTT broker, or one that does not let us do our work."""
+
+
+class DatabaseGone(CloudError):
+    """The database cannot be used now; nothing of the transaction is in it for sure."""
+
+
+class NotFound(CloudError):
+    """What was asked for is not in the database."""

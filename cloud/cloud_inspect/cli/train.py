@@ -1,32 +1,31 @@
-"""`cloud-inspect`: train, export, quantise and pack models from the command line.
-
-A refusal is one line on stderr, `cloud-inspect: <what is wrong>`, and the exit code of its error; no traceback.
-"""
+"""`train`, `average`, `export`, `quantise`, `measure`, `package`: from labelled pictures to a model package."""
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cloud_inspect.errors import BadTraining, CloudError
+from cloud_inspect.cli.output import finish
+from cloud_inspect.errors import BadTraining
 from cloud_inspect.learning import training
 from cloud_inspect.learning.datasets import SPLITS, load_dataset
 
-app = typer.Typer(help="The retraining side: data sets in, signed-off model packages out.", no_args_is_help=True)
 _err = Console(stderr=True)
 
 
-@app.command()
+def add(app: typer.Typer) -> None:
+    for command in (train, average, export, quantise, measure, package):
+        app.command()(command)
+
+
 def train(
     data: Annotated[list[Path], typer.Argument(help="One data.yaml or more; they are mixed.")],
     name: Annotated[str, typer.Option(help="Name of this training; a folder under --runs.")],
@@ -63,10 +62,9 @@ def train(
     with _epoch_bar(name, epochs) as after_epoch:
         trained = training.train(plan, resume=resume, progress=after_epoch)
     result = {"weights": str(trained.weights), "map50": trained.map50, "map50_95": trained.map50_95}
-    _finish(result | {"epochs": trained.epochs, "dataset_digest": trained.dataset_digest}, json_)
+    finish(result | {"epochs": trained.epochs, "dataset_digest": trained.dataset_digest}, json_)
 
 
-@app.command()
 def average(
     weights: Annotated[list[Path], typer.Argument(help="Weights (.pt) of a training and its continuations.")],
     out: Annotated[Path, typer.Option(help="The .pt file to write.")],
@@ -77,10 +75,9 @@ def average(
     Example: cloud-inspect average runs/a/run/weights/best.pt runs/b/run/weights/best.pt --out mean.pt
     """
     training.average_weights(weights, out)
-    _finish({"out": str(out), "averaged": len(weights)}, json_)
+    finish({"out": str(out), "averaged": len(weights)}, json_)
 
 
-@app.command()
 def export(
     weights: Annotated[Path, typer.Argument(help="Trained weights (.pt).")],
     out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
@@ -97,10 +94,9 @@ def export(
     export_onnx(weights, out, parse_size(imgsz))
     if fp16:
         convert_fp16(out, out)
-    _finish({"out": str(out), "size_bytes": out.stat().st_size}, json_)
+    finish({"out": str(out), "size_bytes": out.stat().st_size}, json_)
 
 
-@app.command()
 def quantise(
     model: Annotated[Path, typer.Argument(help="fp32 ONNX file.")],
     data: Annotated[list[Path], typer.Option(help="data.yaml whose train pictures calibrate; may be repeated.")],
@@ -117,10 +113,9 @@ def quantise(
     found = [sample.picture for path in data for sample in load_dataset(path).train]
     chosen = found[:: max(1, len(found) // pictures)][:pictures]
     quantise_int8(model, out, chosen)
-    _finish({"out": str(out), "size_bytes": out.stat().st_size, "pictures": len(chosen)}, json_)
+    finish({"out": str(out), "size_bytes": out.stat().st_size, "pictures": len(chosen)}, json_)
 
 
-@app.command()
 def measure(
     model: Annotated[Path, typer.Argument(help="ONNX file.")],
     data: Annotated[Path, typer.Argument(help="data.yaml.")],
@@ -139,10 +134,9 @@ def measure(
     dataset = load_dataset(data)
     samples = dataset.val if split == "val" else dataset.train
     measured = measuring.measure(model, samples, dataset.classes, threshold=threshold)
-    _finish({"model": str(model), "split": split, "threshold": threshold} | asdict(measured), json_)
+    finish({"model": str(model), "split": split, "threshold": threshold} | asdict(measured), json_)
 
 
-@app.command()
 def package(
     draft: Annotated[Path, typer.Argument(help="TOML with name, version, classes, thresholds, measured accuracy.")],
     out: Annotated[Path, typer.Option(help="Folder of the package.")],
@@ -161,7 +155,7 @@ def package(
     manifest = build_package(
         out, load_draft(draft), variants=variant, golden=golden, extra=extra or [], replace=replace
     )
-    _finish({"out": str(out), "name": manifest.name, "version": manifest.version}, json_)
+    finish({"out": str(out), "name": manifest.name, "version": manifest.version}, json_)
 
 
 @contextmanager
@@ -189,33 +183,3 @@ def parse_size(text: str) -> tuple[int, int]:
     if not match:
         raise BadTraining(f"--imgsz {text}: must be HEIGHTxWIDTH, e.g. 384x640")
     return int(match[1]), int(match[2] or match[1])
-
-
-def _finish(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(result) + "\n")
-    else:
-        for key, value in result.items():
-            typer.echo(f"{key}: {value}")
-
-
-def main() -> None:
-    """Entry point of `cloud-inspect`."""
-    try:
-        app(standalone_mode=False)
-    except CloudError as err:
-        sys.stderr.write(f"cloud-inspect: {err}\n")
-        sys.exit(err.exit_code)
-    except typer.Abort:
-        sys.exit(130)
-    except Exception as err:
-        code = getattr(err, "exit_code", None)
-        message = getattr(err, "format_message", None)
-        if message is None or code is None:
-            raise
-        sys.stderr.write(f"cloud-inspect: {message()}\n")
-        sys.exit(64)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,3 @@
+from cloud_inspect.cli import main
+
+main()

@@ -1,0 +1,50 @@
+"""`db upgrade` and `db current`: the database's tables."""
+
+from __future__ import annotations
+
+import typer
+
+from cloud_inspect.cli.options import DatabaseUrl, SettingsFile, need_cloud, settings_from
+from cloud_inspect.cli.output import AsJson, finish
+
+
+def add(app: typer.Typer) -> None:
+    family = typer.Typer(
+        help="The database's tables.",
+        epilog="Example: cloud-inspect db current --db sqlite:///inspect.sqlite3",
+        no_args_is_help=True,
+    )
+    family.command()(upgrade)
+    family.command()(current)
+    app.add_typer(family, name="db")
+
+
+def upgrade(db: DatabaseUrl = None, config: SettingsFile = None, json_: AsJson = False) -> None:
+    """Make the tables, or bring them to the newest revision. `ingest` does it by itself.
+
+    Example: cloud-inspect db upgrade --db postgresql://inspect:secret@db/inspect
+    """
+    need_cloud()
+    from cloud_inspect.db.engine import open_engine
+    from cloud_inspect.db.upgrade import upgrade as bring_up
+
+    engine = open_engine(settings_from(config, db).database)
+    before, now = bring_up(engine)
+    engine.dispose()
+    finish({"before": before, "now": now}, json_)
+
+
+def current(db: DatabaseUrl = None, config: SettingsFile = None, json_: AsJson = False) -> None:
+    """Say which revision the tables have, and which one this program wants.
+
+    Example: cloud-inspect db current --db sqlite:///inspect.sqlite3 --json
+    """
+    need_cloud()
+    from cloud_inspect.db.engine import open_engine
+    from cloud_inspect.db.upgrade import current as revision_of
+    from cloud_inspect.db.upgrade import newest
+
+    engine = open_engine(settings_from(config, db).database)
+    found = revision_of(engine)
+    engine.dispose()
+    finish({"current": found, "newest": newest()}, json_)

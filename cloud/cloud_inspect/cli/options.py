@@ -1,0 +1,66 @@
+"""Options that several commands take, and what they open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cloud_inspect.errors import BadDatabase, CloudError
+from cloud_inspect.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+SettingsFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file with the tables mqtt, database, ingest.")
+]
+DatabaseUrl = Annotated[
+    str | None, typer.Option("--db", help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.", metavar="URL")
+]
+MqttUrl = Annotated[str | None, typer.Option("--mqtt", help="mqtt://HOST[:PORT] or mqtts://...", metavar="URL")]
+Ca = Annotated[str | None, typer.Option(help="CA that signed the broker's certificate, or `system`.")]
+Cert = Annotated[Path | None, typer.Option(help="Our certificate.")]
+Key = Annotated[Path | None, typer.Option(help="Its key.")]
+Username = Annotated[str | None, typer.Option(help="At the broker.")]
+PasswordFile = Annotated[Path | None, typer.Option(help="File with the password.")]
+
+
+class CloudMissing(CloudError):
+    """The extra `cloud` is not installed."""
+
+
+def need_cloud() -> None:
+    """Raises CloudMissing: one line that names the extra."""
+    try:
+        import aiomqtt
+        import alembic
+        import sqlalchemy
+    except ImportError as err:
+        raise CloudMissing(f"{err.name} is not installed: pip install 'edge-inspect[cloud]'") from err
+    del aiomqtt, alembic, sqlalchemy
+
+
+def settings_from(config: Path | None, db: str | None, **mqtt: Any) -> Settings:
+    """File, environment and options in one. Raises BadSettings."""
+    return load_settings(config, {"database": {"url": db}, "mqtt": mqtt})
+
+
+def open_current(settings: Settings) -> Engine:
+    """The engine of a database whose tables are those of this program. Raises BadDatabase, DatabaseGone."""
+    from cloud_inspect.db.engine import open_engine
+    from cloud_inspect.db.upgrade import current, newest
+
+    url = settings.database.url
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        raise BadDatabase(f"database {url}: no such file; `cloud-inspect ingest` or `db upgrade` makes it")
+    engine = open_engine(settings.database)
+    revision = current(engine)
+    if revision != newest():
+        engine.dispose()
+        raise BadDatabase(
+            f"the database has tables of revision {revision or 'none'}, this program wants {newest()}: "
+            "see `cloud-inspect db upgrade`"
+        )
+    return engine

@@ -1,0 +1,1 @@
+"""Where the plant keeps what its devices report: tables, engine, migrations."""

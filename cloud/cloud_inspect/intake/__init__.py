@@ -1,0 +1,1 @@
+"""From the broker into the database: nothing is lost, nothing is kept twice."""
