@@ -227,7 +227,7 @@ class Appliance:
             uptime_s=time.monotonic() - self.started,
             cameras=[station.pulse() for station in self.stations.values()],
             outbox=self._outbox_vitals,
-            link=courier and LinkPulse(courier.connected, str(courier.failure or ""), courier.vitals()),
+            link=LinkPulse(courier.connected, str(courier.failure or ""), courier.vitals()) if courier else None,
             alarms=self.state().degraded,
             threads={heart.name: heart.age_s(now_ns) for heart in self._hearts()},
             rss_bytes=vitals.rss_bytes(),

@@ -133,6 +133,10 @@ class Station:
             overruns=lane.ring.overrun if lane else 0,
             model=identity.model if identity else None,
             provider=lane.engine.provider if lane else None,
+            trouble=self.trouble,
+            drift=self.drift,
+            ring=lane.ring.glance() if lane else {},
+            frame_bytes=lane.ring.slots[0].pixels.nbytes if lane else 0,
         )
 
     def _prepare(self, form: Format) -> Ring:

@@ -148,6 +148,11 @@ class Ring:
         with self._changed:
             return {state.value: sum(slot.state is state for slot in self.slots) for state in State}
 
+    def glance(self) -> dict[str, int]:
+        """`occupancy` as a bystander sees it: without the lock, so that whoever only looks never holds up a frame."""
+        seen = [slot.state for slot in self.slots]
+        return {state.value: seen.count(state) for state in State}
+
     # The moves. Each happens under the lock and changes exactly one slot's hand (dropping the oldest changes two).
 
     def _begin_fill(self, timeout_s: float) -> Slot | None:

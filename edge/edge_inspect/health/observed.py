@@ -1,0 +1,128 @@
+"""What can be seen of the appliance at one moment, for whoever looks in: `status`, Prometheus.
+
+Read from counters that other threads own, without stopping them: a number may be one frame old, never torn. Nothing of
+it is counted for the sake of being looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge_inspect.counts import Durations, LaneCounts, LineCounts
+from edge_inspect.health.vitals import CameraPulse
+from edge_wire import messages as wire
+
+
+@dataclass(frozen=True, slots=True)
+class LinkPulse:
+    """The connection to the broker."""
+
+    connected: bool
+    trouble: str
+    """Why there is none; empty while there is one."""
+    counts: wire.LinkVitals
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """See the module."""
+
+    device: str
+    """`site/line/device`."""
+    version: str
+    python: str
+    uptime_s: float
+    cameras: Sequence[CameraPulse]
+    lines: Mapping[str, LineCounts] = field(default_factory=dict)
+    outbox: wire.OutboxVitals | None = None
+    """At most a few seconds old; None while the file cannot be read, or before it was."""
+    link: LinkPulse | None = None
+    """None without a broker in the configuration."""
+    alarms: Sequence[wire.Degraded] = ()
+    threads: Mapping[str, float] = field(default_factory=dict)
+    """Seconds for which each thread has stood still."""
+    rss_bytes: int = 0
+    temperature_c: float | None = None
+
+
+def dropped(pulse: CameraPulse) -> dict[str, int]:
+    """Frames that nobody inspected, by reason."""
+    lost = {"overrun": pulse.overruns, "frames-lost": pulse.counts.camera_missed}
+    return {**lost, **dict(pulse.counts.broken)}
+
+
+def stages(counts: LaneCounts) -> dict[str, Durations]:
+    """Where the time between a frame's capture and its verdict goes; `total` is the whole of it."""
+    return {
+        "capture": counts.capture,
+        "letterbox": counts.letterbox,
+        "inference": counts.inference,
+        "decode": counts.decode,
+        "judge": counts.judging,
+        "total": counts.latency,
+    }
+
+
+def status(seen: Observed) -> dict[str, Any]:
+    """The object that `edge-inspect status --json` prints. Latencies in ms."""
+    return {
+        "device": seen.device,
+        "version": seen.version,
+        "pid": os.getpid(),
+        "uptime_s": round(seen.uptime_s, 1),
+        "cameras": [_camera(pulse) for pulse in seen.cameras],
+        "lines": [_line(name, counts) for name, counts in seen.lines.items()],
+        "outbox": seen.outbox and seen.outbox.model_dump(mode="json"),
+        "link": seen.link and {
+            "connected": seen.link.connected, "trouble": seen.link.trouble, **seen.link.counts.model_dump(mode="json")
+        },
+        "alarms": [alarm.model_dump(mode="json") for alarm in seen.alarms],
+        "threads": {name: round(age_s, 1) for name, age_s in seen.threads.items()},
+        "rss_bytes": seen.rss_bytes,
+        "temperature_c": seen.temperature_c,
+    }  # fmt: skip
+
+
+def _camera(pulse: CameraPulse) -> dict[str, Any]:
+    counts = pulse.counts
+    return {
+        "name": pulse.name,
+        "state": pulse.state,
+        "trouble": pulse.trouble,
+        "drift": pulse.drift,
+        "frames": counts.frames,
+        "frame_bytes": counts.frames * pulse.frame_bytes,
+        "dropped": dropped(pulse),
+        "reconnects": counts.reconnects,
+        "parts": counts.parts,
+        "ok": counts.ok,
+        "ng": counts.ng,
+        "unknown": dict(counts.unknown),
+        "latency_ms": {**counts.latency.summary(50, 99), "max": _ms(counts.latency)},
+        "stages_ms": {name: {**took.summary(50, 99), "max": _ms(took)} for name, took in stages(counts).items()},
+        "ring": dict(pulse.ring),
+        "model": pulse.model and f"{pulse.model.name} {pulse.model.version}",
+        "provider": pulse.provider,
+    }
+
+
+def _line(name: str, counts: LineCounts) -> dict[str, Any]:
+    return {
+        "name": name,
+        "triggers": counts.triggers,
+        "ok": counts.ok,
+        "ng": counts.ng,
+        "unknown": dict(counts.unknown),
+        "missed_deadlines": counts.missed_deadlines,
+        "late_verdicts": counts.late_verdicts,
+        "repeated": counts.repeated,
+        "skipped": counts.skipped,
+        "latency_ms": {**counts.latency.summary(50, 99), "max": _ms(counts.latency)},
+    }
+
+
+def _ms(durations: Durations) -> float | None:
+    return None if durations.max_ms is None else round(durations.max_ms, 3)
