@@ -4,8 +4,9 @@
 2. What could not be seen is UNKNOWN: a broken frame, a gap, a dead picture, numbers that are not finite.
 3. Nothing of a frame's or a tensor's size is allocated here: slot -> engine input is the only copy of pixels.
 4. Cameras take turns, one frame each, so that none starves another.
+5. What the line was told is what is reported and counted: a verdict that came too late for it is UNKNOWN.
 
-    pipeline = Pipeline(tell=line.tell, report=writer.put)
+    pipeline = Pipeline(tell=console.tell, report=writer.put)
     pipeline.add(lane)
     pipeline.run(stop)                  # the inspect thread
 """
@@ -15,93 +16,29 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
-from edge_inspect.capture.picture_check import PictureCheck
 from edge_inspect.capture.protocol import Pixels, Stamp
-from edge_inspect.capture.ring import Gap, Ring, Slot
+from edge_inspect.capture.ring import Gap, Slot
 from edge_inspect.counts import LaneCounts
-from edge_inspect.inference.decode import Decoder, Detections
-from edge_inspect.inference.engine import Engine
-from edge_inspect.inference.letterbox import Letterbox
-from edge_inspect.verdict.judge import Judge, Kind, Verdict
-from edge_inspect.verdict.parts import Look, PartFinder
-from edge_inspect.verdict.recipe import Recipe
+from edge_inspect.inference.decode import Detections
+from edge_inspect.lane import Judged, Lane, Seen, Stages, judged_as_told
+from edge_inspect.verdict.judge import Kind, Verdict
+from edge_inspect.verdict.parts import Look
+
+__all__ = ["Judged", "Lane", "Pipeline", "Seen", "Stages", "Watcher"]
 
 log = structlog.get_logger()
 
+MODEL_SWAP = "model-swap"
+NOT_READY = "not-ready"
 KNOWN_ANSWER_EVERY_S = 300.0
 WARM_UP_PARTS = 20
 IDLE_S = 1.0
-
-
-class Seen(NamedTuple):
-    """What a verdict that rests on a picture rests on; `pixels` only as long as the slot is leased."""
-
-    box_px: tuple[int, int, int, int]
-    stages: Stages
-    pixels: Pixels
-
-
-class Stages(NamedTuple):
-    """Where the time between a frame's capture and its part's verdict went, nanoseconds."""
-
-    capture_ns: int
-    """From the camera's time stamp until the inspect thread took the frame: driver, decoding, waiting."""
-    letterbox_ns: int
-    inference_ns: int
-    decode_ns: int
-    judge_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One part and its verdict, as told to the line and, if not OK, reported."""
-
-    part: int
-    verdict: Verdict
-    frame_index: int
-    captured_ns: int
-    captured_utc_ns: int
-    verdict_ns: int
-    box_px: tuple[int, int, int, int] | None
-    """The part in the frame: x0, y0, x1, y1; None when the part was not seen."""
-    stages: Stages | None
-
-    @property
-    def must_be_reported(self) -> bool:
-        return self.verdict.kind is not Kind.OK
-
-    @property
-    def age_ms(self) -> float:
-        return (self.verdict_ns - self.captured_ns) / 1e6
-
-
-@dataclass(slots=True)
-class Lane:
-    """All that belongs to one camera. Built when its picture size is known; touched by the inspect thread only."""
-
-    name: str
-    ring: Ring
-    engine: Engine
-    letterbox: Letterbox
-    decoder: Decoder
-    finder: PartFinder
-    judge: Judge
-    recipe: Recipe
-    thresholds: NDArray[np.float32]
-    """Least confidence per class, shape (classes,)."""
-    counts: LaneCounts
-    check: PictureCheck
-    """Tells pictures that show nothing: black, white, garbage, and of live cameras frozen ones."""
-    dead_picture: str = ""
-    """`frozen`, `black` or `white` while the camera shows nothing that could be judged."""
 
 
 class Watcher(Protocol):
@@ -149,12 +86,44 @@ class Pipeline:
 
     def add(self, lane: Lane) -> None:
         """A camera's size is known: its frames are inspected from now on. Called by that camera's grab thread."""
+        if lane.line is not None:
+            self._tidy_for_good()  # now: nothing may stand still for it between a trigger and its answer
         with self._ready:
             self._lanes.append(lane)
             self._ready.notify_all()
 
+    def wake(self) -> None:
+        """There is news that no ring knows of: parts that were answered without a picture. Any thread."""
+        with self._ready:
+            self._ready.notify_all()
+
+    @contextmanager
+    def swapping(self, lane: Lane) -> Iterator[None]:
+        """In the inspect thread, between frames: while the model is exchanged, triggers are UNKNOWN `model-swap`."""
+        if lane.line is not None:
+            lane.line.hold(MODEL_SWAP)
+        try:
+            yield
+        finally:
+            if lane.line is not None:
+                lane.line.release()
+
     def run(self, stop: threading.Event, all_ended: Callable[[], bool] = lambda: False) -> None:
-        """Inspect until `stop`, until the wanted number of frames, or until every source ended and is drained."""
+        """Inspect until `stop`, until the wanted number of frames, or until every source ended and is drained.
+
+        However it ends: the lines are told that nobody judges any more.
+        """
+        try:
+            self._run(stop, all_ended)
+        finally:
+            for lane in self._lanes:
+                if lane.line is not None:
+                    lane.line.hold(NOT_READY)
+        for lane in self._lanes:
+            while self._report_unseen(lane):
+                self.beat_ns = time.monotonic_ns()
+
+    def _run(self, stop: threading.Event, all_ended: Callable[[], bool]) -> None:
         while not stop.is_set():
             self.beat_ns = time.monotonic_ns()
             self._check_known_answers()
@@ -167,11 +136,18 @@ class Pipeline:
             if busy:
                 self._idle_since = time.monotonic()
             else:
-                if ended:
+                if ended and not self._line_waits():
                     return
                 self._collect_when_idle()
                 with self._ready:
-                    self._ready.wait_for(lambda: any(lane.ring.has_news() for lane in self._lanes), timeout=0.2)
+                    self._ready.wait_for(self._has_news, timeout=0.2)
+
+    def _has_news(self) -> bool:
+        return any(lane.ring.has_news() or (lane.line is not None and lane.line.has_news()) for lane in self._lanes)
+
+    def _line_waits(self) -> bool:
+        """A part is between its trigger and its answer."""
+        return any(lane.line is not None and lane.line.busy for lane in self._lanes)
 
     def _take_turn(self, lane: Lane) -> bool:
         """One frame, or the gaps, of one camera; False when it had nothing."""
@@ -180,7 +156,7 @@ class Pipeline:
                 gap = lane.ring.next_gap()
                 if gap is not None:
                     self._blind(lane, gap)
-                return gap is not None
+                return self._report_unseen(lane) or gap is not None
             while (gap := lane.ring.next_gap(before_ns=slot.stamp.captured_ns)) is not None:
                 self._blind(lane, gap)
             self.frames += 1
@@ -200,16 +176,12 @@ class Pipeline:
         self._aside_ns = 0
         dead = "" if stamp.broken else lane.check.check(pixels)
         newly_dead = bool(dead) and dead != lane.dead_picture
-        if dead != lane.dead_picture:
-            log.warning(
-                "dead picture" if dead else "picture alive again", camera=lane.name, why=dead or lane.dead_picture
-            )
-            lane.dead_picture = dead
         unusable = stamp.broken or dead
         if unusable:
             lane.counts.broken[unusable] += 1
             lane.finder.blind(unusable, stamp.captured_ns)
             self._tell_unjudged(lane, stamp, dead=pixels if newly_dead else None)
+            self._note_dead(lane, dead)
             for watcher in self._watchers:
                 watcher.frame(lane, slot, [], None)
             return
@@ -223,8 +195,18 @@ class Pipeline:
         self._tell_unjudged(lane, stamp)
         if found is not None:
             lane.counts.own.add(time.perf_counter_ns() - start - self._times[1] - self._aside_ns)
+        self._note_dead(lane, dead)
         for watcher in self._watchers:
             watcher.frame(lane, slot, looks, found)
+
+    @staticmethod
+    def _note_dead(lane: Lane, dead: str) -> None:
+        """A line in the log when a camera's picture dies or comes back; after the telling, for a log may be slow."""
+        if dead != lane.dead_picture:
+            log.warning(
+                "dead picture" if dead else "picture alive again", camera=lane.name, why=dead or lane.dead_picture
+            )
+            lane.dead_picture = dead
 
     def _look(self, lane: Lane, pixels: Pixels) -> Detections:
         """One picture through the network; leaves the three stage times in `self._times`."""
@@ -266,6 +248,13 @@ class Pipeline:
         utc_ns = time.time_ns() - (time.monotonic_ns() - gap.at_ns)
         self._tell_unjudged(lane, Stamp(captured_ns=gap.at_ns, utc_ns=utc_ns))
 
+    def _report_unseen(self, lane: Lane) -> bool:
+        """Parts that the line has been told of without a picture; False when there was none."""
+        if lane.line is None or not lane.line.has_news():
+            return False
+        self._tell_unjudged(lane, Stamp(captured_ns=time.monotonic_ns(), utc_ns=time.time_ns()))
+        return True
+
     def _tell_unjudged(self, lane: Lane, stamp: Stamp, dead: Pixels | None = None) -> None:
         """`dead`: the first picture of a camera that shows nothing. No verdict rests on it; it is kept as evidence."""
         for part, reason in lane.finder.unjudged():
@@ -274,16 +263,10 @@ class Pipeline:
     def _tell_verdict(
         self, lane: Lane, stamp: Stamp, part: int, verdict: Verdict, seen: Seen | None, dead: Pixels | None = None
     ) -> None:
-        judged = Judged(
-            part=part,
-            verdict=verdict,
-            frame_index=stamp.index,
-            captured_ns=stamp.captured_ns,
-            captured_utc_ns=stamp.utc_ns,
-            verdict_ns=time.monotonic_ns(),
-            box_px=seen.box_px if seen else None,
-            stages=seen.stages if seen else None,
-        )
+        told = None
+        if lane.line is not None:  # first of all
+            told = lane.line.answer(part, verdict.kind.value, verdict.reason, stamp.captured_ns)
+        judged = judged_as_told(part, verdict, stamp, seen, told)
         pixels = seen.pixels if seen else None
         self._tell(lane, judged)
         if judged.must_be_reported:
@@ -314,16 +297,22 @@ class Pipeline:
         """Collections happen here and nowhere else: after a verdict is told, never between a frame and its verdict."""
         self._until_freeze -= 1
         if self._until_freeze == 0:
-            gc.collect()
-            gc.freeze()
-            gc.disable()
-        elif self._until_freeze < 0 and gc.get_count()[0] > 5_000:
+            self._tidy_for_good()
+        elif self._until_freeze < 0 and gc.get_count()[0] > (100_000 if self._line_waits() else 5_000):
             gc.collect(1)
+
+    def _tidy_for_good(self) -> None:
+        """What lives now lives for good: up to 90 ms once, so that later collections need not look at it."""
+        self._until_freeze = 0
+        gc.collect()
+        gc.freeze()
+        gc.disable()
 
     def _collect_when_idle(self) -> None:
         """The oldest generation is collected only while no camera has anything, and seldom."""
         now = time.monotonic()
-        if now - self._idle_since > IDLE_S and now - self._collected_at > KNOWN_ANSWER_EVERY_S:
+        is_due = now - self._idle_since > IDLE_S and now - self._collected_at > KNOWN_ANSWER_EVERY_S
+        if is_due and not self._line_waits():
             gc.collect()
             self._collected_at = now
 
@@ -332,7 +321,8 @@ class Pipeline:
 
         A runtime that silently computes nonsense must not go on judging.
         """
-        if time.monotonic() < self._known_answer_at:
+        late_s = time.monotonic() - self._known_answer_at
+        if late_s < 0 or (self._line_waits() and late_s < KNOWN_ANSWER_EVERY_S):
             return
         engines = list({id(lane.engine): lane.engine for lane in self._lanes}.values())
         questions = [(engine, number) for engine in engines for number in range(engine.known_answers)]

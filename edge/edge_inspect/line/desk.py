@@ -194,10 +194,10 @@ class Desk:
             answers += [self._close(entry, "UNKNOWN", reason) for entry in self._waiting_for(at_ns)]
         self._tell(answers)
 
-    def answer(self, part: int, kind: AnswerKind, reason: str) -> Answer:
+    def answer(self, part: int, kind: AnswerKind, reason: str, captured_ns: int = 0) -> Answer:
         """The verdict on a part from `due` or `unseen`; tells the line unless it has been told. Returns what was told.
 
-        To be called once for each part that they gave.
+        To be called once for each part that they gave. `captured_ns` says nothing new to a desk.
         """
         with self._changed:
             told = self._told.pop(part, None)

@@ -1,0 +1,103 @@
+"""The way out for parts that the camera finds by itself (recipe modes `barrier` and `frame`): nobody triggers.
+
+1. Every verdict is told, in the order of the parts, in the thread that judged it; its sequence number is the part's.
+2. With a deadline, counted from the capture of the frame that decided, what comes later is told as UNKNOWN `deadline`.
+3. A part that never gets a verdict is not known to be one: a line that must hear of every part has to trigger.
+
+    outlet = Outlet([gpio])
+    told = outlet.answer(part, "NG", "defect", captured_ns)
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from edge_inspect.counts import LineCounts
+from edge_inspect.line.desk import DEADLINE, LOOK_EVERY_S, NOT_READY
+from edge_inspect.line.protocol import MOST_SEQUENCE, Answer, AnswerKind, AnswerOutput, Trigger
+
+SOURCE = "camera"
+NO_DEADLINE_NS = 1 << 62
+
+
+class Outlet:
+    """Stands where a desk would stand; all times as there."""
+
+    busy = False
+
+    def __init__(
+        self,
+        outputs: Sequence[AnswerOutput],
+        *,
+        deadline_ns: int | None = None,
+        trouble: Callable[[], str] = lambda: "",
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.counts = LineCounts()
+        self.beat_ns: int | None = None
+        self.outputs = tuple(outputs)
+        self._allowed_ns = NO_DEADLINE_NS if deadline_ns is None else deadline_ns
+        self._trouble = trouble
+        self._clock_ns = clock_ns
+        self._held = ""
+        self._status: tuple[bool, bool] | None = None
+        self._wake = threading.Event()
+
+    @property
+    def ready(self) -> bool:
+        return not self._held and not self._trouble()
+
+    def has_news(self) -> bool:
+        """Only the inspect thread answers, so there is none."""
+        return False
+
+    def hold(self, reason: str) -> None:
+        """From now on every verdict is told as UNKNOWN `reason`, until `release`."""
+        self._held = reason
+        self._wake.set()
+
+    def release(self) -> None:
+        self._held = ""
+        self._wake.set()
+
+    def wind_down(self) -> None:
+        """No longer ready. What is still judged is told as UNKNOWN."""
+        self.hold(self._held or NOT_READY)
+
+    def answer(self, part: int, kind: AnswerKind, reason: str, captured_ns: int) -> Answer:
+        """Tell the verdict on a part; returns what was told."""
+        now_ns = self._clock_ns()
+        deadline_ns = captured_ns + self._allowed_ns
+        if self._held:
+            kind, reason = "UNKNOWN", self._held
+        elif kind != "UNKNOWN" and now_ns >= deadline_ns:
+            kind, reason = "UNKNOWN", DEADLINE
+            self.counts.late_verdicts += 1
+            self.counts.missed_deadlines += 1
+        sequence = part & MOST_SEQUENCE
+        answer = Answer(sequence, kind, reason, part, Trigger(sequence, captured_ns, SOURCE), now_ns, deadline_ns)
+        self.counts.triggers += 1
+        self.counts.count(kind, reason, max(0, now_ns - captured_ns))
+        for output in self.outputs:
+            output.tell(answer)
+        return answer
+
+    def run(self, stop: threading.Event) -> None:
+        """Tell the outputs whether we are ready, until `stop`."""
+        while not stop.is_set():
+            self.beat_ns = self._clock_ns()
+            self.step()
+            self._wake.wait(LOOK_EVERY_S)
+            self._wake.clear()
+        self.hold(NOT_READY)
+        self.step()
+        self.beat_ns = None
+
+    def step(self) -> None:
+        status = (self.ready, self.busy)
+        if status != self._status:
+            self._status = status
+            for output in self.outputs:
+                output.status(*status)
