@@ -1,0 +1,261 @@
+"""The line as wires: an edge is a trigger; OK, NG, Ready, Busy, reject and a heartbeat are outputs.
+
+1. Every edge of the trigger wire is one trigger, numbered by us from 1, with the kernel's time stamp. Edges that the
+   kernel had to drop use up their numbers and are counted.
+2. One thread owns the wires: it waits for the next edge, answer or pulse end, whichever comes first, and never spins.
+3. At the end, and whenever the thread fails, outputs are driven to rest (OK off) before they are let go. A process that
+   is killed lets go at once; then pull resistors decide, see docs/line-gpio.md.
+4. A chip that is missing, unplugged or in use is tried for ever; `trouble` says why, in one line.
+
+    line = GpioLine(Path("/dev/gpiochip0"), Wires(trigger=17, ok=22, ng=23))
+    line.run(stop, desk.fire)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from edge_inspect.backoff import Backoff
+from edge_inspect.line.gpio_pins import Bias, Edge, GpioGone, Input, Pins, request_pins
+from edge_inspect.line.gpio_signals import Levels, Signals
+from edge_inspect.line.protocol import MOST_SEQUENCE, Answer, Trigger
+from edge_inspect.waker import Waker
+
+log = structlog.get_logger(__name__)
+
+IDLE_S = 0.25
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 2.0
+BUFFERED_EDGES = 256
+MOST_UNTOLD = 1024
+
+Fire = Callable[[Trigger], None]
+
+
+def nobody_fires(trigger: Trigger) -> None:
+    """For wires that are only told answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wires:
+    """Which line of the chip is what; None is not there."""
+
+    trigger: int | None = None
+    encoder: int | None = None
+    confirm: int | None = None
+    ok: int | None = None
+    ng: int | None = None
+    busy: int | None = None
+    ready: int | None = None
+    reject: int | None = None
+    heartbeat: int | None = None
+
+    def outputs(self, levels: Levels) -> dict[int, bool]:
+        """Line -> level, for those that are there."""
+        named = {
+            self.ok: levels.ok,
+            self.ng: levels.ng,
+            self.busy: levels.busy,
+            self.ready: levels.ready,
+            self.reject: levels.reject,
+            self.heartbeat: levels.heartbeat,
+        }
+        return {line: level for line, level in named.items() if line is not None}
+
+    def __post_init__(self) -> None:
+        used = [line for line in astuple(self) if line is not None]
+        if len(used) != len(set(used)):
+            raise ValueError(f"a GPIO line is given twice: {sorted(used)}")
+
+
+class GpioLine:
+    """Trigger source and answer output in one; `run` once.
+
+    edge: which one of the trigger wire, after `active_low`. bias: the chip's own pull resistors at the inputs.
+    rejects_at_rest: the reject wire is on while nobody judges. alive: the application's watchdog; the heartbeat stands
+    still without it. confirmed, encoder: hear how many edges of the confirm wire came, and the encoder's count.
+    """
+
+    name = "gpio"
+
+    def __init__(
+        self,
+        chip: Path,
+        wires: Wires,
+        *,
+        edge: Literal["rising", "falling"] = "rising",
+        debounce_us: int = 1000,
+        bias: Bias = "as-is",
+        active_low: bool = False,
+        output: Literal["pulse", "latch"] = "pulse",
+        pulse_ms: float = 50.0,
+        heartbeat_ms: float = 250.0,
+        rejects_at_rest: bool = False,
+        alive: Callable[[], bool] = lambda: True,
+        confirmed: Callable[[int], None] = lambda count: None,
+        encoder: Callable[[int], None] = lambda counts: None,
+    ) -> None:
+        self.beat_ns: int | None = None
+        self.trouble = "not opened yet"
+        """Why the wires cannot be used right now; "" while they can."""
+        self.lost = 0
+        """How often an opened chip went away."""
+        self.edges_lost = 0
+        """Trigger edges that the kernel could not keep for us."""
+        self.signals = Signals(
+            output=output, pulse_ms=pulse_ms, rejects_at_rest=rejects_at_rest, heartbeat_ms=heartbeat_ms
+        )
+        self._chip, self._wires, self._active_low = chip, wires, active_low
+        self._trigger_input = Input(edge, debounce_us, bias)
+        self._alive, self._confirmed, self._encoder = alive, confirmed, encoder
+        self._told: deque[Answer] = deque(maxlen=MOST_UNTOLD)
+        self._rejects: deque[float] = deque(maxlen=MOST_UNTOLD)
+        self._status = (False, False)
+        self._sequence = 0
+        self._counts = 0
+        self._numbers: dict[int, int] = {}
+        self._shown: dict[int, bool] = {}
+        self._waker = Waker()
+
+    # --- told by others, any thread -------------------------------------------------------------------------------
+
+    def tell(self, answer: Answer) -> None:
+        self._told.append(answer)
+        self._waker.wake()
+
+    def status(self, ready: bool, busy: bool) -> None:
+        self._status = (ready, busy)
+        self._waker.wake()
+
+    def reject(self, pulse_ms: float) -> None:
+        """Drive the reject wire from now on for so long."""
+        self._rejects.append(pulse_ms)
+        self._waker.wake()
+
+    # --- the adapter's thread -------------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event, fire: Fire = nobody_fires) -> None:
+        """Serve until `stop`. Raises BadConfig for a chip or a line that can never work."""
+        backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
+        try:
+            while not stop.is_set():
+                try:
+                    with self._opened() as (pins, encoder):
+                        backoff.reset()
+                        self._serve(pins, encoder, stop, fire)
+                except GpioGone as err:
+                    self._say_lost(str(err))
+                self._wait(backoff.next_s(), stop)
+        finally:
+            self._waker.close()
+            self.trouble, self.beat_ns = "stopped", None
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[tuple[Pins, Pins | None]]:
+        """The wires, outputs at rest; at rest again when they are let go.
+
+        The encoder has a request of its own: its many edges must not push triggers out of the kernel's buffer.
+        """
+        wires, rest = self._wires, self._wires.outputs(self.signals.rest)
+        inputs = {line: self._trigger_input for line in (wires.trigger,) if line is not None}
+        inputs |= {
+            line: Input("rising", self._trigger_input.debounce_us, self._trigger_input.bias)
+            for line in (wires.confirm,)
+            if line is not None
+        }
+        with contextlib.ExitStack() as stack:
+            pins = request_pins(self._chip, inputs, rest, active_low=self._active_low, buffered=BUFFERED_EDGES)
+            stack.callback(pins.close)
+            stack.callback(self._rest, pins)
+            encoder = None
+            if wires.encoder is not None:
+                counted = {wires.encoder: Input("rising", 0, self._trigger_input.bias)}
+                encoder = request_pins(self._chip, counted, {}, active_low=self._active_low, buffered=16)
+                stack.callback(encoder.close)
+            self._numbers.clear()
+            self._shown = dict(rest)
+            self.signals.untold += len(self._told)
+            self._told.clear()
+            self._rejects.clear()
+            self.signals.forget()
+            self.trouble = ""
+            log.info("line wires open", chip=str(self._chip))
+            yield pins, encoder
+
+    def _rest(self, pins: Pins) -> None:
+        """The fail-safe state, actively driven."""
+        with contextlib.suppress(GpioGone):
+            pins.set(self._wires.outputs(self.signals.rest))
+
+    def _serve(self, pins: Pins, encoder: Pins | None, stop: threading.Event, fire: Fire) -> None:
+        """Raises GpioGone."""
+        poller = select.poll()
+        for fd in (self._waker.fileno(), pins.fd, *((encoder.fd,) if encoder else ())):
+            poller.register(fd, select.POLLIN)
+        while not stop.is_set():
+            now_ns = self.beat_ns = time.monotonic_ns()
+            self._show(pins, now_ns)
+            wait_ns = min(self.signals.next_ns(now_ns) - now_ns, IDLE_S * 1e9)
+            ready = dict(poller.poll(wait_ns / 1e6))
+            self._waker.drain()
+            if encoder is not None and encoder.fd in ready:
+                self._count(encoder.edges())
+            if pins.fd in ready:
+                for edge in pins.edges():
+                    self._hear(edge, fire)
+
+    def _show(self, pins: Pins, now_ns: int) -> None:
+        """What was told by others, onto the wires that change by it."""
+        self.signals.status(*self._status)
+        while self._told:
+            self.signals.answer(self._told.popleft())
+        while self._rejects:
+            self.signals.reject(now_ns, self._rejects.popleft())
+        wanted = self._wires.outputs(self.signals.levels(now_ns, alive=self._alive()))
+        changes = {line: level for line, level in wanted.items() if self._shown.get(line) != level}
+        if changes:
+            pins.set(changes)
+            self._shown |= changes
+
+    def _hear(self, edge: Edge, fire: Fire) -> None:
+        new = edge.number - self._numbers.get(edge.offset, 0)
+        self._numbers[edge.offset] = edge.number
+        if edge.offset == self._wires.confirm:
+            self._confirmed(new)
+            return
+        if new > 1:
+            self.edges_lost += new - 1
+            log.warning("line triggers lost: they came faster than they were fetched", lost=new - 1)
+        self._sequence = (self._sequence + new) & MOST_SEQUENCE
+        self.signals.trigger(edge.at_ns)
+        counts = None if self._wires.encoder is None else self._counts
+        fire(Trigger(self._sequence, edge.at_ns, self.name, counts))
+
+    def _count(self, edges: list[Edge]) -> None:
+        """The encoder: only the newest number matters; what the kernel had to drop is counted in it."""
+        last = edges[-1]
+        self._counts += last.number - self._numbers.get(last.offset, 0)
+        self._numbers[last.offset] = last.number
+        self._encoder(self._counts)
+
+    def _say_lost(self, why: str) -> None:
+        """One line when it goes, and one when the reason changes."""
+        if not self.trouble:
+            self.lost += 1
+        if why != self.trouble:
+            log.error("line wires lost", why=why)
+        self.trouble = why
+
+    def _wait(self, seconds: float, stop: threading.Event) -> None:
+        until_s = time.monotonic() + seconds
+        while (left_s := until_s - time.monotonic()) > 0 and not stop.wait(min(left_s, IDLE_S)):
+            self.beat_ns = time.monotonic_ns()

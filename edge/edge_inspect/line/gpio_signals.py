@@ -1,0 +1,132 @@
+"""What the output wires show at a moment: pulses, gaps, levels. No wires here, and time is an argument.
+
+1. OK is on only while an OK is shown in time: one that comes to its turn after its deadline is shown as NG.
+2. Every answer is an edge of its own: between two there is a gap, even where the earlier pulse must be cut for it.
+3. Nothing is shown of what was to be told while the wires were away.
+
+    signals = Signals(output="pulse", pulse_ms=50)
+    signals.answer(answer)
+    levels, next_ns = signals.levels(now_ns), signals.next_ns(now_ns)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+from edge_inspect.line.protocol import Answer
+
+MOST_UNTOLD = 64
+GAP_SHARE = 4
+"""A gap, and the least that is left of a pulse, is this part of `pulse_ms`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """True: the wire says "on"; whether that is high or low is the wire's matter."""
+
+    ok: bool = False
+    ng: bool = False
+    busy: bool = False
+    ready: bool = False
+    reject: bool = False
+    heartbeat: bool = False
+
+
+class Signals:
+    """For one thread, which hands in everything that happens and asks for `levels` at `next_ns`.
+
+    output: `pulse`: OK and NG for `pulse_ms`; `latch`: until the next trigger or answer.
+    rejects_at_rest: the reject wire is on while nobody judges.
+    heartbeat_ms: how often the heartbeat changes.
+    """
+
+    def __init__(
+        self,
+        *,
+        output: Literal["pulse", "latch"] = "pulse",
+        pulse_ms: float = 50.0,
+        rejects_at_rest: bool = False,
+        heartbeat_ms: float = 250.0,
+    ) -> None:
+        self.cut = 0
+        """Pulses that were shortened because the next answer was there."""
+        self.untold = 0
+        """Answers that were never shown: too many at once, or the wires were away."""
+        self.rest = Levels(reject=rejects_at_rest)
+        """While nobody judges: at the start, at the end, and while not ready."""
+        self._latches = output == "latch"
+        self._pulse_ns = round(pulse_ms * 1e6)
+        self._gap_ns = self._pulse_ns // GAP_SHARE
+        self._heartbeat_ns = round(heartbeat_ms * 1e6)
+        self._answers: deque[Answer] = deque()
+        self._shown: Literal["OK", "NG"] | None = None
+        self._since_ns = 0
+        self._free_at_ns = 0
+        self._reject_until_ns = 0
+        self._ready = self._busy = False
+
+    def answer(self, answer: Answer) -> None:
+        if len(self._answers) >= MOST_UNTOLD:
+            self._answers.popleft()
+            self.untold += 1
+        self._answers.append(answer)
+
+    def trigger(self, now_ns: int) -> None:
+        """A new part is there: a latched answer to the one before ends."""
+        if self._latches and self._shown is not None:
+            self._clear(now_ns)
+
+    def status(self, ready: bool, busy: bool) -> None:
+        self._ready, self._busy = ready, busy
+
+    def reject(self, now_ns: int, pulse_ms: float) -> None:
+        """Drive the gate for so long; two parts in a row are one long pulse."""
+        self._reject_until_ns = max(self._reject_until_ns, now_ns + round(pulse_ms * 1e6))
+
+    def forget(self) -> None:
+        """The wires were away: what was to be told is over."""
+        self.untold += len(self._answers)
+        self._answers.clear()
+        self._shown = None
+        self._reject_until_ns = 0
+
+    def levels(self, now_ns: int, *, alive: bool = True) -> Levels:
+        """What the wires have to show now; `alive` False stops the heartbeat."""
+        self._advance(now_ns)
+        return Levels(
+            ok=self._shown == "OK",
+            ng=self._shown == "NG",
+            busy=self._busy,
+            ready=self._ready,
+            reject=now_ns < self._reject_until_ns or (self.rest.reject and not self._ready),
+            heartbeat=alive and bool(now_ns // self._heartbeat_ns % 2),
+        )
+
+    def next_ns(self, now_ns: int) -> int:
+        """When something changes by itself."""
+        moments = [(now_ns // self._heartbeat_ns + 1) * self._heartbeat_ns]
+        if self._shown is not None and (self._answers or not self._latches):
+            moments.append(self._since_ns + (self._gap_ns if self._answers else self._pulse_ns))
+        elif self._answers:
+            moments.append(self._free_at_ns)
+        if now_ns < self._reject_until_ns:
+            moments.append(self._reject_until_ns)
+        return max(now_ns, min(moments))
+
+    def _advance(self, now_ns: int) -> None:
+        if self._shown is not None:
+            shown_ns = now_ns - self._since_ns
+            if self._answers and shown_ns >= self._gap_ns:
+                self.cut += not self._latches and shown_ns < self._pulse_ns
+                self._clear(now_ns)
+            elif not self._latches and shown_ns >= self._pulse_ns:
+                self._clear(now_ns)
+        if self._shown is None and self._answers and now_ns >= self._free_at_ns:
+            self._shown = "OK" if self._answers.popleft().as_of(now_ns).kind == "OK" else "NG"
+            self._since_ns = now_ns
+
+    def _clear(self, now_ns: int) -> None:
+        self._shown = None
+        self._free_at_ns = now_ns + self._gap_ns
