@@ -106,7 +106,7 @@ class ModbusClient:
 
     # --- the adapter's thread -------------------------------------------------------------------------------------
 
-    def run(self, stop: threading.Event, fire: Callable[[Trigger], None] = nobody_fires) -> None:
+    def run(self, stop: threading.Event, fire: Callable[[Trigger], None] | None = None) -> None:
         """Poll until `stop`; connect for ever."""
         logging.getLogger(LIBRARY_LOG).setLevel(logging.CRITICAL + 1)
         backoff = Backoff(0.2, 10.0)
@@ -118,7 +118,7 @@ class ModbusClient:
                 log.info("PLC connected", adapter=self.name, plc="{}:{}".format(*self._where))
                 told_why = ""
                 backoff.reset()
-                self._serve(stop, fire)
+                self._serve(stop, fire or nobody_fires)
             except PlcGone as err:
                 if self.connected.is_set() or str(err) != told_why:
                     log.warning("PLC lost", adapter=self.name, plc="{}:{}".format(*self._where), why=str(err))

@@ -163,3 +163,7 @@ def tables() -> str:
     parts += [f"| {code} | `{reason}` |" for code, reason in REASONS.items()]
     parts += [f"| {OTHER_REASON} | any other: read it in the report |"]
     return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    print(tables(), end="")

@@ -19,6 +19,9 @@ from collections.abc import Callable
 
 import structlog
 from pymodbus.constants import ExcCodes
+from pymodbus.datastore import ModbusServerContext
+from pymodbus.pdu import ExceptionResponse, ModbusPDU
+from pymodbus.pdu.bit_message import WriteSingleCoilRequest
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
@@ -113,9 +116,9 @@ class ModbusServer:
 
     # --- the adapter's thread -------------------------------------------------------------------------------------
 
-    def run(self, stop: threading.Event, fire: Callable[[Trigger], None] = nobody_fires) -> None:
+    def run(self, stop: threading.Event, fire: Callable[[Trigger], None] | None = None) -> None:
         """Serve until `stop`; an address that is not free (yet) is tried for ever."""
-        self._fire = fire
+        self._fire = fire or nobody_fires
         logging.getLogger(LIBRARY_LOG).setLevel(logging.CRITICAL + 1)
         backoff = Backoff(0.5, 10.0)
         told_why = ""
@@ -133,7 +136,9 @@ class ModbusServer:
         self.beat_ns = None
 
     async def _serve(self, stop: threading.Event) -> None:
-        server = ModbusTcpServer(self._devices(), address=self._address, trace_connect=self._count_masters)
+        server = ModbusTcpServer(
+            self._devices(), address=self._address, trace_connect=self._count_masters, custom_pdu=[_StrictCoil]
+        )
         try:
             await server.serve_forever(background=True)
             self._address = (self._address[0], port_of(server))
@@ -272,6 +277,21 @@ class ModbusServer:
         self._encoder(seen.encoder)
         for sequence, encoder in seen.triggers:
             self._fire(Trigger(sequence, now_ns, self.name, encoder))
+
+
+class _StrictCoil(WriteSingleCoilRequest):
+    """pymodbus takes any value but 0 as "on"; Modbus knows 0xFF00 and 0x0000, and the rest is no trigger."""
+
+    _makes_sense = True
+
+    def decode(self, data: bytes) -> None:
+        super().decode(data)
+        self._makes_sense = data[2:4] in (b"\xff\x00", b"\x00\x00")
+
+    async def datastore_update(self, context: ModbusServerContext, device_id: int) -> ModbusPDU:
+        if not self._makes_sense:
+            return ExceptionResponse(self.function_code, ExcCodes.ILLEGAL_VALUE)
+        return await super().datastore_update(context, device_id)
 
 
 async def _no_such_unit(
