@@ -117,7 +117,8 @@ def page(told: dict[str, Any]) -> RenderableType:
 def _cameras(cameras: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("camera", "", "frames", "dropped", "parts", "OK", "NG", "UNKNOWN", "p50 ms", "p99 ms", "max ms"):
-        table.add_column(name, justify="left" if name in ("camera", "") else "right")
+        least = len("camera-lost") if name == "" else None
+        table.add_column(name, justify="left" if name in ("camera", "") else "right", min_width=least)
     for camera in cameras:
         trouble = camera["trouble"] or camera["state"]
         style = "green" if trouble == "up" else "yellow" if trouble in ("opening", "ended") else "bold red"
@@ -157,7 +158,8 @@ def _delivery(told: dict[str, Any]) -> Text:
         stayed = sum(camera["frame_bytes"] for camera in told["cameras"])
         words.append("link    ")
         words.append(
-            "connected" if link["connected"] else f"down: {link['trouble']}", "" if link["connected"] else "red"
+            "connected" if link["connected"] else f"down: {link['trouble'] or 'connecting'}",
+            "" if link["connected"] else "red",
         )
         words.append(f"; {link['reports_sent']:,} reports in {_bytes(link['bytes_sent'])} sent")
         words.append(f", {_bytes(stayed)} of raw frames stayed here")
