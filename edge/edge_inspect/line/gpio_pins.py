@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edge_inspect.errors import BadConfig, World
 
@@ -84,7 +84,7 @@ def request_pins(
     gpiod = _gpiod()
     line = gpiod.line
     values = (line.Value.INACTIVE, line.Value.ACTIVE)
-    settings = {
+    settings: dict[Any, Any] = {
         offset: gpiod.LineSettings(
             direction=line.Direction.INPUT,
             edge_detection=line.Edge.RISING if wanted.edge == "rising" else line.Edge.FALLING,
