@@ -32,7 +32,16 @@ import structlog
 
 from edge_inspect.backoff import Backoff
 from edge_inspect.delivery.evidence_file import Record, free_bytes, remove_picture, write_picture
-from edge_inspect.delivery.evidence_index import EvidenceIndex, IndexBroken, Kept, Mended, delete_index, mend, on_disk
+from edge_inspect.delivery.evidence_index import (
+    EvidenceIndex,
+    IndexBroken,
+    Kept,
+    Mended,
+    delete_index,
+    mend,
+    on_disk,
+    shed_by_name,
+)
 from edge_inspect.delivery.evidence_subject import Encoder, Subject
 from edge_inspect.delivery.picture_pool import Copied, PicturePool, Pixels
 from edge_inspect.errors import StorageFailing
@@ -52,6 +61,8 @@ AGE_SHARE, AGE_EVERY_S = 0.01, 60.0
 """How much of all pictures goes at most in one go because of its age, and how often."""
 INDEX_GROWS_BYTES = 128 * 1024
 """Most by which one more row makes the index's files longer."""
+INDEX_ROOM_BYTES = 256 * 1024
+"""Left free at least, so that rows can be written and removed."""
 NICE = 10
 """Encoding yields to whoever inspects."""
 _MASK = (1 << 64) - 1
@@ -95,7 +106,7 @@ class EvidenceStore:
         self._keep_ns = int(keep_days * DAY_NS)
         self._sampled_below = int(ok_share * (_MASK + 1))
         self._full_frames = full_frames
-        self._min_free_bytes = min_free_bytes
+        self._floor_bytes = max(min_free_bytes, INDEX_ROOM_BYTES)
         self._tokens_most = max(1.0, most_per_min / 4)
         self._tokens_per_s = most_per_min / 60
         self._utc_ns = utc_ns
@@ -220,6 +231,8 @@ class EvidenceStore:
         if self._distrusted:
             delete_index(self._folder)
             self._distrusted = False
+        if self._folder.is_dir():
+            self.pruned += shed_by_name(self._folder, INDEX_ROOM_BYTES - free_bytes(self._folder))
         try:
             index = EvidenceIndex(self._folder)
         except IndexBroken as err:
@@ -264,13 +277,13 @@ class EvidenceStore:
         if need_bytes + INDEX_GROWS_BYTES > self._cap_bytes:
             return False
         over = index.size_bytes + need_bytes + INDEX_GROWS_BYTES - self._cap_bytes
-        short = self._min_free_bytes + need_bytes - free_bytes(self._folder)
+        short = self._floor_bytes + need_bytes - free_bytes(self._folder)
         going = index.first_to_go(max(over, short), only_ok=only_ok)
         if only_ok and sum(on_disk(each.bytes) for each in going) < max(over, short):
             return False
         self._remove(index, going)
-        if short > 0 and (free := free_bytes(self._folder)) < self._min_free_bytes + need_bytes:
-            left, floor = (f"{size / 1e6:.0f} MB" for size in (free, self._min_free_bytes))
+        if short > 0 and (free := free_bytes(self._folder)) < self._floor_bytes + need_bytes:
+            left, floor = (f"{size / 1e6:.1f} MB" for size in (free, self._floor_bytes))
             raise StorageFailing(f"{self._folder}: the disk has {left} left, {floor} are never taken")
         return index.size_bytes + need_bytes + INDEX_GROWS_BYTES <= self._cap_bytes
 

@@ -250,6 +250,25 @@ def mend(folder: Path, index: EvidenceIndex, moved: Callable[[], bool]) -> Mende
     return Mended(adopted, forgotten, removed)
 
 
+def shed_by_name(folder: Path, need_bytes: int) -> int:
+    """Remove the oldest pictures without the index, which cannot be opened on a full disk; how many. `mend` is next.
+
+    Raises StorageFailing.
+    """
+    try:
+        found = [path for day in _days(folder) for path in (folder / day).iterdir() if path.is_file()]
+        shed = 0
+        for path in sorted(found, key=lambda each: ("_OK_" not in each.name, each)):
+            if need_bytes <= 0:
+                break
+            need_bytes -= on_disk(path.stat().st_size)
+            path.unlink()
+            shed += 1
+    except OSError as err:
+        raise StorageFailing(f"{err.filename or folder}: {err.strerror or err}") from err
+    return shed
+
+
 def _days(folder: Path) -> set[str]:
     """Folders whose names are ours; any others are nobody's business here."""
     with os.scandir(folder) as entries:
