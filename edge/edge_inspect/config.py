@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from edge_inspect.config_line import LineConfig, line_mistakes
 from edge_inspect.config_model import (
     SYSTEM_CA,
     CameraConfig,
@@ -42,6 +43,7 @@ __all__ = [
     "CameraConfig",
     "Config",
     "DeviceConfig",
+    "LineConfig",
     "LogConfig",
     "ModelConfig",
     "MqttConfig",
@@ -164,6 +166,11 @@ def _contradictions(config: Config) -> Iterator[Mistake]:
         yield from _camera_contradictions(at, camera)
     if config.mqtt:
         yield from _mqtt_contradictions(config.mqtt)
+    for mistake in line_mistakes(config.line, [camera.name for camera in config.camera]):
+        yield Mistake(*mistake)
+    for index, line in enumerate(config.line):
+        if line.mqtt is not None and line.mqtt.url is None and config.mqtt is None:
+            yield Mistake(f"line[{index}].mqtt.url", "nothing, without [mqtt]", "mqtt://HOST[:PORT], or [mqtt]")
 
 
 def _camera_contradictions(at: str, camera: CameraConfig) -> Iterator[Mistake]:
@@ -229,8 +236,16 @@ def _resolved(config: Config, folder: Path, environ: Mapping[str, str]) -> Confi
         }
     )
     model = config.model.model_copy(update={"dir": _resolved_model(config.model.dir, folder)})
+    lines = tuple(_resolved_line(line, folder) for line in config.line)
     state_dir = config.state_dir if "state_dir" in config.model_fields_set else default_state_dir(environ)
-    return config.model_copy(update={"camera": cameras, "mqtt": mqtt, "model": model, "state_dir": folder / state_dir})
+    update = {"camera": cameras, "mqtt": mqtt, "model": model, "line": lines, "state_dir": folder / state_dir}
+    return config.model_copy(update=update)
+
+
+def _resolved_line(line: LineConfig, folder: Path) -> LineConfig:
+    if line.socket is None or line.socket.path is None:
+        return line
+    return line.model_copy(update={"socket": line.socket.model_copy(update={"path": folder / line.socket.path})})
 
 
 def _recipe_path(recipe: Path, folder: Path) -> Path:

@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -34,6 +35,12 @@ class ModbusServerConfig(Table):
     """Results kept for a PLC that fires before it has read."""
     low_word_first: bool = False
     """32-bit values: the low word lies first."""
+    base: Offset = 0
+    """Address of the first register and coil, as it travels in a request."""
+    entries: Annotated[int, Field(ge=0, le=16)] = 16
+    """Results kept for a PLC that triggers again before it has read."""
+    low_word_first: bool = False
+    """32-bit values travel with their low word first."""
     heartbeat_ms: Annotated[int, Field(ge=20, le=10_000)] = 200
     """The heartbeat register counts up this often."""
 
@@ -73,6 +80,10 @@ class GpioConfig(Table):
     """Input: a part is in front of the camera."""
     edge: Literal["rising", "falling"] = "rising"
     """Which edge of it is the trigger, after `active_low`."""
+    bias: Literal["as-is", "pull-up", "pull-down", "disabled"] = "as-is"
+    """The chip's own pull resistors at the inputs."""
+    encoder_line: Annotated[int | None, Field(ge=0, le=1023)] = None
+    """Input: one pulse for each count of the belt's encoder."""
     debounce_us: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
     """Edges closer together are one."""
     ok_line: Annotated[int | None, Field(ge=0, le=1023)] = None
@@ -81,6 +92,12 @@ class GpioConfig(Table):
     """Output: the part is NG or UNKNOWN."""
     ready_line: Annotated[int | None, Field(ge=0, le=1023)] = None
     """Output: a trigger would be judged."""
+    busy_line: Annotated[int | None, Field(ge=0, le=1023)] = None
+    """Output: a part is being judged."""
+    heartbeat_line: Annotated[int | None, Field(ge=0, le=1023)] = None
+    """Output: changes every `heartbeat_ms` while the daemon lives and judges."""
+    heartbeat_ms: Annotated[int, Field(ge=20, le=10_000)] = 250
+    """Half a period of it."""
     reject_line: Annotated[int | None, Field(ge=0, le=1023)] = None
     """Output: the reject gate; needs `[line.reject]`."""
     confirm_line: Annotated[int | None, Field(ge=0, le=1023)] = None
@@ -169,3 +186,52 @@ class LineConfig(Table):
         """The adapter that brings the triggers."""
         able = self.sources()
         return self.trigger or (able[0] if len(able) == 1 else None)
+
+    def tables(self) -> tuple[str, ...]:
+        """The keys of the adapters that are there."""
+        return tuple(key for key in ADAPTERS if getattr(self, key) is not None)
+
+
+ADAPTERS = tuple(name.replace("-", "_") for name in get_args(TriggerName))
+
+
+def line_mistakes(lines: Sequence[LineConfig], cameras: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """(key, found, allowed) of what the lines' keys say together. `cameras`: names of all that there are."""
+    names: set[str] = set()
+    taken: set[str] = set()
+    for index, line in enumerate(lines):
+        at = f"line[{index}]"
+        if line.name in names:
+            yield f"{at}.name", f'"{line.name}" a second time', "a name of its own for each line"
+        names.add(line.name)
+        camera = line.camera or (cameras[0] if len(cameras) == 1 else "")
+        if not camera:
+            yield f"{at}.camera", "nothing, with several cameras", f"one of {', '.join(cameras)}"
+        elif camera not in cameras:
+            yield f"{at}.camera", f'"{camera}"', f"one of {', '.join(cameras)}"
+        elif camera in taken:
+            yield f"{at}.camera", f'"{camera}" a second time', "one line for each camera"
+        taken.add(camera)
+        yield from _adapter_mistakes(at, line)
+
+
+def _adapter_mistakes(at: str, line: LineConfig) -> Iterator[tuple[str, str, str]]:
+    able = line.sources()
+    if not line.tables():
+        yield at, "no adapter", f"at least one of {', '.join(f'[line.{key}]' for key in ADAPTERS)}"
+    if line.trigger is not None and line.trigger not in able:
+        key = line.trigger.replace("-", "_")
+        needs = f"[line.{key}] beside it" + (" with trigger_line" if key == "gpio" else "")
+        yield f"{at}.trigger", f'"{line.trigger}"', needs
+    gpio, reject = line.gpio, line.reject
+    if reject is not None and (reject.travel_ms is None) == (reject.travel_counts is None):
+        yield f"{at}.reject", "both or none of travel_ms and travel_counts", "exactly one of them"
+    if gpio is not None and reject is None:
+        for name in ("reject_line", "confirm_line", "encoder_line"):
+            if getattr(gpio, name) is not None:
+                yield f"{at}.gpio.{name}", "it without [line.reject]", "both, or neither"
+    if gpio is not None:
+        used = [value for name, value in gpio if name.endswith("_line") and value is not None]
+        twice = sorted({number for number in used if used.count(number) > 1})
+        if twice:
+            yield f"{at}.gpio", f"line {twice[0]} for two things", "a line of its own for each wire"
