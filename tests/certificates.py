@@ -60,6 +60,23 @@ class Authority:
         secret.chmod(0o600)
         return Pair(cert, secret)
 
+    def revoke(
+        self, pair: Pair, *, begins: timedelta = timedelta(hours=-2), ends: timedelta = timedelta(hours=4)
+    ) -> Path:
+        """A revocation list (PEM) with this one certificate on it."""
+        now = datetime.now(timezone.utc)
+        revoked = (
+            x509.RevokedCertificateBuilder()
+            .serial_number(x509.load_pem_x509_certificate(pair.cert.read_bytes()).serial_number)
+            .revocation_date(now + begins)
+            .build()
+        )
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name).add_revoked_certificate(revoked)
+        builder = builder.last_update(now + begins).next_update(now + ends)
+        crl = self._folder / f"{pair.cert.stem}.crl"
+        crl.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        return crl
+
 
 def _host(host: str) -> x509.GeneralName:
     try:

@@ -2,7 +2,8 @@
 
 1. mqtts means TLS 1.2 or newer with the broker's certificate and name verified. There is no way to switch that off and
    no fallback to plain text; certificates beside a mqtt:// URL are a mistake, not a hint.
-2. Certificate, key and password are read from their files at each connection, so renewed ones need no restart.
+2. Certificate, key and password are read from their files at each connection, so renewed ones need no restart;
+   `files_now` tells that they have changed.
 3. A password never stands in a URL: URLs end up in logs.
 """
 
@@ -20,6 +21,8 @@ from edge_inspect.errors import BadConfig
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
 REFUSAL_WAIT_S = 0.3
+REVOCATION_LIST = b"-----BEGIN X509 CRL-----"
+"""In the CA's file: then the broker's certificate must not be on that list."""
 ALLOWED = "mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
 
 
@@ -65,12 +68,26 @@ class Broker:
     def where(self) -> str:
         return f"{self.host}:{self.port}"
 
+    def files_now(self) -> tuple[object, ...]:
+        """Something that changes whenever one of our files does."""
+        found: list[object] = []
+        for path in (self.ca, self.cert, self.key, self.password_file):
+            if isinstance(path, Path):
+                try:
+                    status = path.stat()
+                    found.append((status.st_mtime_ns, status.st_size, status.st_ino))
+                except OSError as err:
+                    found.append(err.errno)
+        return tuple(found)
+
     def tls_context(self) -> ssl.SSLContext:
         """Verify chain and name, TLS 1.2 or newer; files are read now, so renewed ones are seen. Raises LinkLost."""
         try:
             trusted = None if self.ca in (None, "system") else str(self.ca)
             context = ssl.create_default_context(cafile=trusted)
             context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if isinstance(self.ca, Path) and REVOCATION_LIST in self.ca.read_bytes():
+                context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
             if self.cert is not None:
                 context.load_cert_chain(self.cert, self.key)
         except (OSError, ValueError) as err:  # ssl.SSLError is an OSError

@@ -1,13 +1,14 @@
-"""Carries reports from the outbox to the broker, in order, for as long as it takes.
+"""Carries reports from the outbox to the broker for as long as it takes.
 
 1. One thread owns the connection and all state here; others only call `wake`, `announce` and `publish_vitals`.
-2. What is under way is always the oldest `window` reports that are not acked, sent in order. After any loss of the
-   connection they are sent again: the receiver drops repeats by their number, none is left out.
+2. What goes next, how fast and when again is the Sender's; what the plant says is the Plant's. After any loss of the
+   connection what was under way is sent again: the receiver drops repeats by their number, none is left out.
 3. A report leaves the outbox's window when the broker has confirmed it (ack "broker"), or when the plant has said on
    the `ack` topic that its database has it (ack "ingester"). Only the second survives a broker that loses its memory.
 4. The device's state is retained: `online` after every connection, `offline` as the last will and at a clean end.
-5. Connections are tried for ever with back-off and jitter (0.5 to 30 s): one line when it breaks, one when the reason
+5. Connections are tried for ever with back-off and jitter (see `retry`): one line when it breaks, one when the reason
    changes, one when it is back. Every failure is counted by its code.
+6. Renewed certificates and passwords are used as soon as they lie on the disk, whether there is a connection or not.
 """
 
 from __future__ import annotations
@@ -16,35 +17,32 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Literal
 
 import structlog
 
-from edge_inspect.backoff import Backoff
 from edge_inspect.delivery.broker import Broker
-from edge_inspect.delivery.link import UNHEARD, Confirmed, Link, Received, Will
+from edge_inspect.delivery.dial import Dialer
+from edge_inspect.delivery.link import Link, Will
 from edge_inspect.delivery.link_errors import LinkLost
-from edge_inspect.delivery.outbox import Outbox, Row
-from edge_inspect.delivery.outbox_file import SENT
+from edge_inspect.delivery.outages import Down, Outages
+from edge_inspect.delivery.outbox import Outbox
+from edge_inspect.delivery.plant import Plant
+from edge_inspect.delivery.renewal import SETTLE_S, Renewal
+from edge_inspect.delivery.retry import RENEWED, Retry, Waits
+from edge_inspect.delivery.sender import DRAIN_PER_S, RESEND_S, WINDOW, AckBy, Sender
 from edge_inspect.errors import StorageFailing
 from edge_inspect.waker import Waker
-from edge_wire.messages import Ack, BadMessage, DeviceState, LinkVitals, Vitals
+from edge_wire.messages import Degraded, DeviceState, LinkVitals, Vitals
 from edge_wire.topics import Topics
 
 log = structlog.get_logger(__name__)
 
-WINDOW = 50
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
-STEADY_S = 10.0
-"""A connection that held this long starts the back-off anew."""
 IDLE_S = 0.25
 """How often `stop` is looked at while nothing happens."""
 DRAIN_S = 3.0
-LONGEST_CONNECT_S = 60.0
-"""Name resolution waits for as many dead name servers as the box has: slow, but no hang."""
-RESEND_S = 30.0
 SESSION_S = 3600
 STORAGE_WAIT_S = 1.0
+PLANT_SILENT_S = 300.0
 
 
 class Courier:
@@ -57,19 +55,20 @@ class Courier:
         topics: Topics,
         *,
         state: DeviceState,
-        ack: Literal["broker", "ingester"] = "broker",
+        ack: AckBy = "broker",
         window: int = WINDOW,
         resend_s: float = RESEND_S,
+        drain_per_s: float = DRAIN_PER_S,
+        max_packet_bytes: int | None = None,
         drain_s: float = DRAIN_S,
+        settle_s: float = SETTLE_S,
+        waits: Waits | None = None,
         utc_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.connected = False
         self.connects = 0
         self.bytes_sent = 0
         """PUBLISH packets handed to the broker: payload, topic and MQTT header; without TLS and TCP framing."""
-        self.reports_sent = 0
-        self.unheard = 0
-        """Reports the broker took although nobody had subscribed (only MQTT 5 brokers tell)."""
         self.failures: dict[str, int] = {}
         self.beat_ns: int | None = time.monotonic_ns()
         """When the thread last moved; None once it has ended."""
@@ -78,17 +77,29 @@ class Courier:
         self._topics = topics
         self._state = state
         self._ack = ack
-        self._window = window
-        self._resend_ns = round(resend_s * 1e9)
         self._drain_s = drain_s
         self._utc_ns = utc_ns
         self._vitals: Vitals | None = None
         self._waker = Waker()
         self._last_failure: LinkLost | None = None
         self._announced: DeviceState | None = None
-        self._under_way: dict[int, int] = {}  # message id -> row
-        self._confirmed_rows: list[int] = []  # confirmed by the broker, not yet marked in the outbox
         self._storage_ok_from_s = 0.0
+        self._dialer = Dialer(alive=self._beat)
+        self._retry = Retry(waits)
+        self._outages = Outages(utc_ns=utc_ns)
+        self._renewal = Renewal(broker, self._dialer, settle_s=settle_s)
+        self._plant = Plant(outbox, topics, count=self._count, resend_s=resend_s)
+        self._sender = Sender(
+            outbox,
+            topics.defect,
+            ack=ack,
+            window=window,
+            resend_s=resend_s,
+            drain_per_s=drain_per_s,
+            max_packet_bytes=max_packet_bytes,
+            device=topics.device,
+            utc_ns=utc_ns,
+        )
 
     # Called from other threads
 
@@ -113,31 +124,62 @@ class Courier:
             bytes_sent=self.bytes_sent,
             reports_sent=self.reports_sent,
             unheard=self.unheard,
+            resent=self._sender.resent,
+            resynced=self._plant.resynced,
+            gone=self._plant.gone,
+            pictures_left=self._sender.pictures_left + self._outbox.pictures_left,
+            outage_s=self._outages.total_s,
+            last_outage=self._outages.last,
         )
+
+    def alarms(self) -> list[Degraded]:
+        """What is wrong with delivering reports, for the device's state; texts change only when something happens."""
+        found = [*self._outages.alarms(), *self._renewal.alarms()]
+        if self._sender.plant_silent_s > PLANT_SILENT_S:
+            minutes = round(PLANT_SILENT_S / 60)
+            detail = f"the plant has acknowledged nothing for more than {minutes} minutes"
+            found.append(Degraded(code="plant-silent", detail=detail))
+        if self._sender.too_large:
+            detail = f"{self._sender.too_large} reports wait because the broker takes none so large"
+            found.append(Degraded(code="reports-too-large", detail=detail))
+        return found
+
+    @property
+    def reports_sent(self) -> int:
+        return self._sender.sent
+
+    @property
+    def unheard(self) -> int:
+        """Reports the broker took although nobody had subscribed (only MQTT 5 brokers tell)."""
+        return self._sender.unheard
 
     @property
     def failure(self) -> LinkLost | None:
-        """Why there is no connection now; None while there is one."""
+        """Why there is no connection now; None while there is one, or before the first try."""
         return self._last_failure
+
+    @property
+    def down(self) -> Down | None:
+        """Since when there is no connection and why; None while there is one."""
+        return self._outages.down
 
     # The thread
 
     def run(self, stop: threading.Event) -> None:
         """Deliver until `stop`; then finish what is under way (at most `drain_s`), say goodbye and end."""
-        backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         try:
             while not stop.is_set():
                 started_s = time.monotonic()
                 try:
                     self._one_connection(stop)
                 except LinkLost as err:
-                    if self.connected and time.monotonic() - started_s > STEADY_S:
-                        backoff.reset()
+                    held_s = time.monotonic() - started_s if self.connected else 0.0
                     self._went_down(err)
-                self._sleep(stop, backoff.next_s())
+                    self._stay_away(stop, self._retry.wait_s(err.code, held_s))
         finally:
             self.beat_ns = None
-            self._mark_confirmed(at_once=True)
+            self._storage_ok_from_s = 0.0
+            self._without_storage_trouble(self._sender.mark)
             self._waker.close()
 
     def _one_connection(self, stop: threading.Event) -> None:
@@ -150,36 +192,49 @@ class Courier:
             will=will,
             clean=not keep_session,
             session_s=SESSION_S if keep_session else 0,
+            dialer=self._dialer,
+            alive=self._beat,
         )
         try:
-            self._beat(may_take_s=LONGEST_CONNECT_S)
-            link.connect()
             self._beat()
+            self._renewal.connecting()
+            link.connect()
             if keep_session:
                 link.subscribe(self._topics.ack)
-            self._came_up()
+            link.subscribe(self._topics.resync, needed=False)
+            self._came_up(link)
             while not stop.is_set():
-                self._turn(link, IDLE_S)
+                self._turn(link, min(IDLE_S, self._sender.wait_s()))
+                if self._renewal.changed() and self._renewal.usable():
+                    self._leave_for_renewal(link)
             self._end_well(link)
         finally:
-            self._under_way.clear()
+            self._sender.end()
+            self._plant.end()
             link.close()
 
-    def _turn(self, link: Link, timeout_s: float) -> None:
+    def _turn(self, link: Link, timeout_s: float, *, fill: bool = True) -> None:
         """Send what may be sent, wait for the network or a wake-up, take what came."""
         self._beat()
         self._publish_state(link)
         if (vitals := self._vitals) is not None:
             self._vitals = None
             link.publish(self._topics.vitals, vitals.to_bytes(), qos=0)
-        self._fill_window(link)
+        if fill:
+            self._without_storage_trouble(lambda: self._sender.fill(link))
+            self._without_storage_trouble(lambda: self._plant.step(link))
         self.bytes_sent += link.take_bytes_sent()
         link.step(timeout_s, self._waker)
         for answer in link.take_confirmed():
-            self._take(answer)
-        self._mark_confirmed()
+            self._plant.answered(answer.mid, answer.code)
+            self._sender.take(answer, self._broker.where)
+        self._without_storage_trouble(self._sender.mark)
         for message in link.take_received():
-            self._take_acknowledgement(message)
+            try:
+                if self._plant.take(message):
+                    self._sender.plant_heard()
+            except StorageFailing as err:  # it is sent again later, and acknowledged again
+                self._storage_trouble(err)
 
     def _publish_state(self, link: Link) -> None:
         state = self._state
@@ -187,73 +242,21 @@ class Courier:
             link.publish(self._topics.state, state.to_bytes(), qos=1, retain=True)
             self._announced = state
 
-    def _fill_window(self, link: Link) -> None:
-        if time.monotonic() < self._storage_ok_from_s:
-            return
-        room = min(self._window, link.window) - len(self._under_way)
-        known = {*self._under_way.values(), *self._confirmed_rows}
-        try:
-            rows = [row for row in self._outbox.window(self._window) if row.number not in known and self._is_due(row)]
-            for row in rows[: max(0, room)]:
-                self._send(link, row)
-        except StorageFailing as err:
-            self._storage_trouble(err)
+    def _drain(self, link: Link, *, fill: bool) -> None:
+        """Let what is under way arrive, for at most `drain_s`."""
+        until_s = time.monotonic() + self._drain_s
+        self._turn(link, 0.0, fill=fill)
+        while self._sender.busy and time.monotonic() < until_s:
+            self._turn(link, 0.2, fill=fill)
 
-    def _is_due(self, row: Row) -> bool:
-        """New rows at once; those the broker has but the plant did not acknowledge later and later."""
-        if row.state != SENT or row.sent_ns is None:
-            return True
-        wait_ns = self._resend_ns * 2 ** min(max(row.sends - 1, 0), 5)
-        return not 0 <= self._utc_ns() - row.sent_ns < wait_ns  # a clock that was set back does not hold it up
-
-    def _send(self, link: Link, row: Row) -> None:
-        payload = self._outbox.payload(row.number)
-        if len(payload) + len(self._topics.defect) + 16 > link.max_packet_bytes:
-            payload = self._outbox.payload(row.number, picture=False)
-        self._under_way[link.publish(self._topics.defect, payload, qos=1)] = row.number
-
-    def _take(self, answer: Confirmed) -> None:
-        row = self._under_way.pop(answer.mid, None)
-        if row is None:  # the device's state
-            return
-        if answer.code >= 0x80:
-            raise LinkLost("refused-publish", f"{self._broker.where}: the broker refused a report: {answer.name}")
-        self.reports_sent += 1
-        self.unheard += answer.code == UNHEARD
-        self._confirmed_rows.append(row)
-
-    def _mark_confirmed(self, *, at_once: bool = False) -> None:
-        if not self._confirmed_rows or (not at_once and time.monotonic() < self._storage_ok_from_s):
-            return
-        try:
-            if self._ack == "broker":
-                self._outbox.ack_rows(self._confirmed_rows)
-            else:
-                self._outbox.mark_sent(self._confirmed_rows)
-        except StorageFailing as err:
-            self._storage_trouble(err)
-        else:
-            self._confirmed_rows.clear()
-
-    def _take_acknowledgement(self, message: Received) -> None:
-        try:
-            ack = Ack.from_bytes(message.payload)
-        except BadMessage:
-            self._count("bad-ack")
-            return
-        if message.retained or ack.device != self._topics.device:
-            self._count("bad-ack")
-            return
-        try:
-            self._outbox.ack_ranges(ack.epoch, ack.ranges)
-        except StorageFailing as err:  # it is sent again later, and acknowledged again
-            self._storage_trouble(err)
+    def _leave_for_renewal(self, link: Link) -> None:
+        """New files work: let go of this connection in good order. Raises LinkLost with RENEWED."""
+        self._drain(link, fill=False)
+        link.say_goodbye(keep_session=self._ack == "ingester")
+        raise LinkLost(RENEWED, f"{self._broker.where}: certificate or password is new, connecting with it")
 
     def _end_well(self, link: Link) -> None:
-        until_s = time.monotonic() + self._drain_s
-        self._turn(link, 0.0)
-        while (self._under_way or self._confirmed_rows) and time.monotonic() < until_s:
-            self._turn(link, 0.2)
+        self._drain(link, fill=True)
         now = datetime.fromtimestamp(self._utc_ns() / 1e9, tz=timezone.utc)
         farewell = link.publish(self._topics.state, self._state.gone("stopped", now).to_bytes(), qos=1, retain=True)
         until_s = time.monotonic() + 1.0
@@ -265,22 +268,35 @@ class Courier:
         self.connected = False
         log.info("broker.left", broker=self._broker.where)
 
-    def _came_up(self) -> None:
+    def _came_up(self, link: Link) -> None:
         self.connects += 1
         self.connected = True
         self._announced = None
         self._last_failure = None
+        self._outages.came_up()
+        self._renewal.connected(link.broker_certificate_ends)
+        self._sender.begin(link)
         log.info("broker.connected", broker=self._broker.where, tls=self._broker.tls, protocol=self._broker.protocol)
 
     def _went_down(self, err: LinkLost) -> None:
         before, self._last_failure = self._last_failure, err
         self.connected = False
         self._count(err.code)
+        self._outages.went_down(err.code, str(err))
         if before is None or before.code != err.code:
             log.warning("broker.lost", code=err.code, why=str(err))
 
     def _count(self, code: str) -> None:
         self.failures[code] = self.failures.get(code, 0) + 1
+
+    def _without_storage_trouble(self, work: Callable[[], None]) -> None:
+        """Nothing is asked of an outbox that failed a moment ago."""
+        if time.monotonic() < self._storage_ok_from_s:
+            return
+        try:
+            work()
+        except StorageFailing as err:
+            self._storage_trouble(err)
 
     def _storage_trouble(self, err: StorageFailing) -> None:
         """The outbox's writer says what is wrong with the disk; here it is only asked less often."""
@@ -288,10 +304,13 @@ class Courier:
         self._storage_ok_from_s = time.monotonic() + STORAGE_WAIT_S
         log.debug("courier.outbox_failing", why=str(err))
 
-    def _beat(self, may_take_s: float = 0) -> None:
-        self.beat_ns = time.monotonic_ns() + round(may_take_s * 1e9)
+    def _beat(self) -> None:
+        self.beat_ns = time.monotonic_ns()
 
-    def _sleep(self, stop: threading.Event, seconds: float) -> None:
+    def _stay_away(self, stop: threading.Event, seconds: float) -> None:
+        """Wait, but not longer than until there are new files to try."""
         until_s = time.monotonic() + seconds
         while (left_s := until_s - time.monotonic()) > 0 and not stop.wait(min(left_s, 0.5)):
             self._beat()
+            if self._renewal.changed():
+                return

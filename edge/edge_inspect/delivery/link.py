@@ -4,19 +4,27 @@
    password read anew.
 2. Everything that ends it is a `LinkLost` with a stable code (`refused-auth`, `wrong-host`, `certificate-expired`,
    `name-resolution` ...) and one line for a person. Nothing is retried in here.
-3. No call waits longer than `connect_timeout_s` (name resolution aside) or the `timeout_s` it is given. A peer that
-   went silent is noticed within 1.5 times the keep-alive.
+3. `connect` waits for the name servers (see `dial`), then a few times `connect_timeout_s`, and calls `alive` meanwhile;
+   no other call waits longer than the `timeout_s` it is given.
+4. A peer that went silent is noticed within 1.5 times the keep-alive, whether it still takes our bytes or not. One that
+   is only slow is not silent: while what we sent before is seen to leave, we wait.
 
 What arrives is fetched with `take_confirmed` and `take_received` by whoever calls `step`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import select
 import socket
 import ssl
+import struct
+import termios
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -26,11 +34,17 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_inspect.delivery.broker import Broker
+from edge_inspect.delivery.certificate_dates import dates_of
+from edge_inspect.delivery.dial import Dialer
 from edge_inspect.delivery.link_errors import LinkLost, from_connack, from_disconnect, from_exception
 from edge_inspect.waker import Waker
 
 UNHEARD = 0x10
 """MQTT 5: the broker took a message for which nobody had subscribed."""
+TOO_LARGE = 0x95
+"""MQTT 5: the broker does not take packets of that size; mosquitto's `message_size_limit` says so in the PUBACK."""
+RECEIVE_BYTES = 300 * 1024
+"""MQTT 5: what we let the broker send us; all messages of ours are smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +78,8 @@ class _Heard:
     received: list[Received] = field(default_factory=list)
     accepted: bool = False
     subscribed: bool = False
+    denied: set[int] = field(default_factory=set)
+    optional: set[int] = field(default_factory=set)
     refused: tuple[int, str] | None = None
     ended: tuple[int | None, str] | None = None
     last_error: str = ""
@@ -85,9 +101,12 @@ class _Heard:
     def on_publish(self, _c: Any, _u: Any, mid: int, reason: ReasonCode, _p: Any) -> None:
         self.confirmed.append(Confirmed(mid, reason.value, str(reason)))
 
-    def on_subscribe(self, _c: Any, _u: Any, _mid: int, reasons: list[ReasonCode], _p: Any) -> None:
+    def on_subscribe(self, _c: Any, _u: Any, mid: int, reasons: list[ReasonCode], _p: Any) -> None:
         if any(reason.is_failure for reason in reasons):
-            self.refused = (0x87, "not allowed to subscribe")
+            if mid in self.optional:
+                self.denied.add(mid)
+            else:
+                self.refused = (0x87, "not allowed to subscribe")
         else:
             self.subscribed = True
 
@@ -110,14 +129,19 @@ class Link:
         will: Will | None = None,
         clean: bool = True,
         session_s: int = 0,
+        dialer: Dialer | None = None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._broker = broker
+        self._alive = alive
         self._clean = clean
         self._session_s = session_s
         self._bytes_sent = 0
         self._heard = _Heard()
         self._last_heard_s = time.monotonic()
+        self._unsent_before = 0
         self._client = _new_client(broker, client_id, clean, will, self._heard)
+        self._client.dialer = dialer or Dialer(alive=alive)
 
     @property
     def subscribed(self) -> bool:
@@ -130,7 +154,33 @@ class Link:
 
     @property
     def max_packet_bytes(self) -> int:
+        """The largest packet the broker takes; only MQTT 5 brokers tell."""
         return self._heard.max_packet_bytes
+
+    @property
+    def denied(self) -> bool:
+        """Whether a subscription we can do without was refused."""
+        return bool(self._heard.denied)
+
+    @property
+    def broker_certificate_ends(self) -> datetime | None:
+        """Until when the broker's certificate is valid; None without TLS."""
+        connection = self._client.socket()
+        if not isinstance(connection, ssl.SSLSocket) or not (certificate := connection.getpeercert()):
+            return None
+        return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), tz=timezone.utc)
+
+    def unsent_bytes(self) -> int:
+        """What the peer's kernel has not taken yet; 1 at least while a packet waits for room in ours."""
+        connection = self._client.socket()
+        if connection is None:
+            return 0
+        waiting = bytearray(4)
+        try:
+            fcntl.ioctl(connection, termios.TIOCOUTQ, waiting)
+        except OSError:  # the connection is gone; the next step says why
+            return 0
+        return int(struct.unpack("i", waiting)[0]) + self._client.want_write()
 
     def connect(self) -> None:
         """Connect and wait for the broker's answer. Raises LinkLost."""
@@ -143,9 +193,10 @@ class Link:
                 self._client.tls_set_context(broker.tls_context())
             self._client.connect(broker.host, broker.port, broker.keepalive_s, **self._session())
         except (OSError, ValueError, LinkLost) as err:  # ssl.SSLError and socket.gaierror are OSErrors
-            raise from_exception(err, broker.where) from err
+            raise _explained(from_exception(err, broker.where), broker) from err
         self._last_heard_s = time.monotonic()
         while not self._heard.accepted:
+            self._alive()
             if time.monotonic() > until_s:
                 old = "; an old broker may want MQTT 3.1.1" if broker.protocol == 5 else ""
                 raise LinkLost("timeout", f"{broker.where}: took the connection but did not answer{old}")
@@ -156,6 +207,7 @@ class Link:
             return {}
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = self._session_s
+        properties.MaximumPacketSize = RECEIVE_BYTES
         return {"clean_start": self._clean, "properties": properties}
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> int:
@@ -163,11 +215,16 @@ class Link:
         info = self._client.publish(topic, payload, qos=qos, retain=retain)
         self._bytes_sent += packet_bytes(topic, payload, qos, protocol=self._broker.protocol)
         self._check(info.rc)
+        self._unsent_before = self.unsent_bytes()
         return info.mid
 
-    def subscribe(self, topic_filter: str) -> None:
-        """Ask for QoS 1; `subscribed` becomes true once granted, refusal ends the link. Raises LinkLost."""
-        self._check(self._client.subscribe(topic_filter, qos=1)[0])
+    def subscribe(self, topic_filter: str, *, needed: bool = True) -> None:
+        """Ask for QoS 1; `subscribed` becomes true once granted, refusal ends the link if it is `needed`, else it sets
+        `denied`. Raises LinkLost."""
+        code, mid = self._client.subscribe(topic_filter, qos=1)
+        if not needed and mid is not None:
+            self._heard.optional.add(mid)
+        self._check(code)
 
     def take_bytes_sent(self) -> int:
         """PUBLISH packets handed to the socket since the last call: payload, topic and MQTT header."""
@@ -202,8 +259,17 @@ class Link:
             self._check(self._client.loop_read())
         if events & select.POLLOUT:
             self._check(self._client.loop_write())
-        self._check(self._client.loop_misc())
-        if time.monotonic() - self._last_heard_s > 1.5 * self._client.keepalive:
+        self._keep_alive()
+
+    def _keep_alive(self) -> None:
+        """Ping when it is time; raise LinkLost when the peer has been silent for too long."""
+        unsent, now_s = self.unsent_bytes(), time.monotonic()
+        if 0 < unsent < self._unsent_before:  # a slow line: a ping would wait behind what is already queued
+            self._last_heard_s = now_s
+        self._unsent_before = unsent
+        if unsent == 0:
+            self._check(self._client.loop_misc())
+        if now_s - self._last_heard_s > 1.5 * self._client.keepalive:
             raise LinkLost("silent", f"{self._broker.where}: said nothing for 1.5 times the keep-alive")
 
     def say_goodbye(self, *, keep_session: bool = False, timeout_s: float = 1.0) -> None:
@@ -233,7 +299,39 @@ class Link:
         if heard.refused is not None:
             return from_connack(*heard.refused, where)
         code, name = heard.ended or (None, "")
-        return from_disconnect(code, name, heard.last_error, heard.accepted, where)
+        return _explained(from_disconnect(code, name, heard.last_error, heard.accepted, where), self._broker)
+
+
+class _Client(mqtt.Client):
+    """paho resolves names by itself and without limit; a Dialer does it for us."""
+
+    dialer: Dialer
+
+    def _create_socket_connection(self) -> socket.socket:
+        return self.dialer.dial(self.host, self.port, self.connect_timeout)
+
+
+def try_tls(broker: Broker, dialer: Dialer) -> None:
+    """Whether broker and certificates would accept each other now, without a word of MQTT. Raises LinkLost."""
+    try:
+        context = broker.tls_context()
+        with contextlib.closing(dialer.dial(broker.host, broker.port, broker.connect_timeout_s)) as connection:
+            context.wrap_socket(connection, server_hostname=broker.host).close()
+    except (OSError, ValueError, LinkLost) as err:
+        raise _explained(from_exception(err, broker.where), broker) from err
+
+
+def _explained(lost: LinkLost, broker: Broker) -> LinkLost:
+    """TLS has no word for a certificate that is not valid yet: look into our own."""
+    if lost.code != "client-certificate-refused" or broker.cert is None or (dates := dates_of(broker.cert)) is None:
+        return lost
+    if dates.begins <= datetime.now(timezone.utc):
+        return lost
+    return LinkLost(
+        "client-certificate-not-yet-valid",
+        f"{broker.where}: our certificate {broker.cert} is valid from {dates.begins:%Y-%m-%d %H:%M} UTC only; is this "
+        "box's clock right?",
+    )
 
 
 def packet_bytes(topic: str, payload: bytes, qos: int, *, protocol: int) -> int:
@@ -243,8 +341,8 @@ def packet_bytes(topic: str, payload: bytes, qos: int, *, protocol: int) -> int:
     return 1 + length_bytes + remaining
 
 
-def _new_client(broker: Broker, client_id: str, clean: bool, will: Will | None, heard: _Heard) -> mqtt.Client:
-    client = mqtt.Client(
+def _new_client(broker: Broker, client_id: str, clean: bool, will: Will | None, heard: _Heard) -> _Client:
+    client = _Client(
         CallbackAPIVersion.VERSION2,
         client_id=client_id,
         clean_session=None if broker.protocol == 5 else clean,
@@ -268,4 +366,4 @@ def _new_client(broker: Broker, client_id: str, clean: bool, will: Will | None, 
 def _set_socket_options(client: mqtt.Client, _userdata: Any, connection: Any) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # data that the peer's kernel does not take ends the connection sooner
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, client.keepalive * 500)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, client.keepalive * 1000)

@@ -19,6 +19,8 @@ class Again:
 
     upto: int
     """Beyond it nothing was looked at yet."""
+    looked_at: int
+    """Reports that were found."""
     reports: int
     """That wait to be sent once more."""
     gone: tuple[tuple[int, int], ...]
@@ -39,7 +41,7 @@ def send_again(
     """Let the reports of `epoch` from `first` to `last` wait again, within the caller's transaction."""
     known = db.execute("SELECT number, last_seq FROM epoch WHERE name = ?", (epoch,)).fetchone()
     if known is None:
-        return Again(last, 0, ((first, last),), None)
+        return Again(last, 0, 0, ((first, last),), None)
     number, last_seq = known
     found = db.execute(
         "SELECT seq, row, state, sent_ns FROM report WHERE epoch = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
@@ -52,7 +54,7 @@ def send_again(
         if state == ACKED or (state == SENT and not sent_before_ns < (sent_ns or 0) <= now_ns)
     ]
     db.executemany(f"UPDATE report SET state = {PENDING}, acked_ns = NULL WHERE row = ?", [(row,) for row in again])
-    return Again(upto, len(again), _between([seq for seq, *_ in found], first, upto), last_seq)
+    return Again(upto, len(found), len(again), _between([seq for seq, *_ in found], first, upto), last_seq)
 
 
 def _between(seqs: list[int], first: int, last: int) -> tuple[tuple[int, int], ...]:

@@ -1,4 +1,4 @@
-"""What was put arrives: everything, in order, exactly once after de-duplication, whatever the broker goes through."""
+"""What was put arrives: everything, exactly once after de-duplication, whatever the broker goes through."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_what_was_put_arrives_in_order_and_nothing_else(mosquitto: Mosquitto, ou
     assert outbox.stats().acked == 60
 
 
-def test_order_and_every_report_survive_a_broker_killed_in_the_middle(mosquitto: Mosquitto, outbox: Outbox) -> None:
+def test_every_report_survives_a_broker_killed_in_the_middle(mosquitto: Mosquitto, outbox: Outbox) -> None:
     with listening(mosquitto, TOPICS.defect) as listener, running(outbox, mosquitto.url) as courier:
         for number in range(1, 401):
             outbox.put(report(number, picture_bytes=500))
@@ -72,7 +72,7 @@ def test_order_and_every_report_survive_a_broker_killed_in_the_middle(mosquitto:
                 mosquitto.restart(kill=True)
         until(lambda: outbox.stats().depth == 0)
         until(lambda: len(without_repeats(listener.payloads())) >= 400)
-        assert without_repeats(listener.payloads()) == list(range(1, 401))
+        assert sorted(without_repeats(listener.payloads())) == list(range(1, 401))
         assert courier.connects == 2
 
 
@@ -109,7 +109,7 @@ def test_last_will_says_offline_when_the_process_is_killed(mosquitto: Mosquitto,
 def test_reports_of_a_daemon_killed_in_the_middle_are_delivered_by_the_next(
     mosquitto: Mosquitto, tmp_path: Path
 ) -> None:
-    """The oracle is the daemon's own output: what it said it had put before it was killed must arrive, in order."""
+    """The oracle is the daemon's own output: what it said it had put before it was killed must arrive."""
     path = tmp_path / "outbox.sqlite3"
     program = (
         "import threading\nfrom pathlib import Path\n"
@@ -129,15 +129,16 @@ def test_reports_of_a_daemon_killed_in_the_middle_are_delivered_by_the_next(
             listener.wait_for(30)
             daemon.send_signal(signal.SIGKILL)
             assert daemon.stdout is not None
-            put = [int(line[4:]) for line in daemon.stdout if line.startswith("put ")]
+            put = {int(line[4:]) for line in daemon.stdout if line.startswith("put ")}
         with closing(Outbox(path, device=DEVICE)) as box:
             later = box.put(report(100_000))
             with running(box, mosquitto.url):
                 until(lambda: box.stats().depth == 0)
+        until(lambda: put <= set(without_repeats(listener.payloads())))
         until(lambda: 100_000 in without_repeats(listener.payloads()))
         arrived = without_repeats(listener.payloads())
-    assert arrived[: len(put)] == put == list(range(1, len(put) + 1))
-    assert arrived[len(put) :] in ([100_000], [len(put) + 1, 100_000])  # put, but killed before it could say so
+    assert put == set(range(1, len(put) + 1))
+    assert set(arrived) - put in ({100_000}, {len(put) + 1, 100_000})  # put, but killed before it could say so
     assert later.seq == len(arrived)
 
 

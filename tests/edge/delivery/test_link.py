@@ -112,10 +112,53 @@ def test_a_client_certificate_that_is_missing_foreign_or_expired_is_named(
     namesake = Authority(tmp_path / "namesake").issue(DEVICE)
     foreign = Authority(tmp_path / "other", "Other CA").issue(DEVICE)
     expired = authority.issue("old", begins=timedelta(hours=-4), ends=timedelta(hours=-1))
-    assert failure(Broker(broker.url, ca=authority.cert)).code == "client-certificate-refused"
-    for pair in (namesake, foreign, expired):
+    early = authority.issue("early", begins=timedelta(hours=1), ends=timedelta(hours=4))
+    assert failure(Broker(broker.url, ca=authority.cert)).code == "client-certificate-missing"
+    for pair, code in (
+        (namesake, "refused"),  # the right name on the CA, another key
+        (foreign, "unknown-ca"),
+        (expired, "expired"),
+        (early, "not-yet-valid"),
+    ):
         lost = failure(Broker(broker.url, ca=authority.cert, cert=pair.cert, key=pair.key))
-        assert lost.code == "client-certificate-refused"
+        assert lost.code == f"client-certificate-{code}"
+    assert f"as {DEVICE}" not in broker.log()
+
+
+def test_a_revoked_client_certificate_is_named(new_mosquitto: NewMosquitto, authority: Authority) -> None:
+    server, device, other = (
+        authority.issue("broker", hosts=("127.0.0.1",)),
+        authority.issue(DEVICE),
+        authority.issue("b"),
+    )
+    lines = tls_lines(
+        server.cert, server.key, authority.cert, "require_certificate true", f"crlfile {authority.revoke(device)}"
+    )
+    broker = new_mosquitto(*lines, scheme="mqtts").start()
+    settings = {"cert": device.cert, "key": device.key}
+    assert failure(Broker(broker.url, ca=authority.cert, **settings)).code == "client-certificate-revoked"
+    with closing(Link(Broker(broker.url, ca=authority.cert, cert=other.cert, key=other.key), "b")) as link:
+        link.connect()
+        link.say_goodbye()
+
+
+@pytest.mark.parametrize(
+    ("revoked", "ends_h", "code"), [(True, 4, "certificate-revoked"), (False, -1, "crl-expired"), (False, 4, "")]
+)
+def test_a_brokers_certificate_on_the_revocation_list_beside_our_ca_is_refused(
+    new_mosquitto: NewMosquitto, authority: Authority, tmp_path: Path, revoked: bool, ends_h: int, code: str
+) -> None:
+    server, other = authority.issue("broker", hosts=("127.0.0.1",)), authority.issue("other")
+    crl = authority.revoke(server if revoked else other, ends=timedelta(hours=ends_h))
+    trusted = tmp_path / "ca-and-crl.pem"
+    trusted.write_bytes(authority.cert.read_bytes() + crl.read_bytes())
+    broker = new_mosquitto(*tls_lines(server.cert, server.key, authority.cert), scheme="mqtts").start()
+    if code:
+        assert failure(Broker(broker.url, ca=trusted)).code == code
+        return
+    with closing(Link(Broker(broker.url, ca=trusted), DEVICE)) as link:
+        link.connect()
+        link.say_goodbye()
 
 
 def test_a_renewed_certificate_is_used_at_the_next_connection(
@@ -131,7 +174,7 @@ def test_a_renewed_certificate_is_used_at_the_next_connection(
     settings = {"ca": authority.cert, "cert": cert, "key": key}
     with closing(Outbox(tmp_path / "outbox.sqlite3", device=DEVICE)) as outbox:
         with running(outbox, broker.url, broker=settings) as courier:
-            until(lambda: courier.failures.get("client-certificate-refused", 0) > 0)
+            until(lambda: courier.failures.get("client-certificate-expired", 0) > 0)
             new = authority.issue(DEVICE)
             key.write_bytes(new.key.read_bytes())
             cert.write_bytes(new.cert.read_bytes())
