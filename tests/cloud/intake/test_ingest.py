@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
 import subprocess
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-import pytest
-
 from edge_inspect.delivery.outbox import Outbox
-from edge_wire.messages import Ack, DefectReport
 from tests.cloud.ingesters import IngesterProcess
-from tests.edge.delivery.couriers import listening, running, until
-from tests.edge.delivery.reports import DEVICE, TOPICS, report
-from tests.mosquitto import DEFAULTS, Mosquitto
+from tests.edge.delivery.couriers import running, until
+from tests.edge.delivery.reports import DEVICE, report
+from tests.mosquitto import Mosquitto
 
 Query = Callable[[str, str], list[list[str]]]
 NewIngester = Callable[..., IngesterProcess]
