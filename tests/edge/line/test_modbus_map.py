@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def test_page_shows_the_map_as_it_is() -> None:
 
 @pytest.mark.parametrize("table", [at.COMMAND_TABLE, at.EDGE_TABLE, at.RESULT_TABLE])
 def test_entries_follow_each_other_without_gap_or_overlap(table: tuple[at.Entry, ...]) -> None:
-    for entry, following in zip(table, table[1:], strict=False):
+    for entry, following in itertools.pairwise(table):
         assert entry.offset + entry.words == following.offset
 
 

@@ -1,0 +1,268 @@
+"""Our Modbus client against the PLC simulator over loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pymodbus.client import ModbusTcpClient
+
+from edge_inspect.line import modbus_map as at
+from edge_inspect.line.modbus_client import ModbusClient
+from edge_inspect.line.modbus_server import ModbusServer
+from edge_inspect.line.modbus_words import read_result
+from edge_inspect.line.plc_program import PlcPart, PlcProgram
+from edge_inspect.line.plc_sim import PlcAsClient, PlcAsServer
+from edge_inspect.line.protocol import Answer, Trigger
+from tests.edge.line.modbus_ends import WAIT_S, Desk, answer, running, trigger, wait_for
+
+PATIENT = {"deadline_ms": 20_000.0, "gate_ms": 20.0, "heartbeat_ms": 20_000.0}
+"""A PLC for machines that may stand still for seconds."""
+
+
+def by_number(one: Trigger) -> Answer | None:
+    """1 mod 4: OK, 2: NG, 3: UNKNOWN, 0: OK"""
+    kind = {0: "OK", 1: "OK", 2: "NG", 3: "UNKNOWN"}[one.sequence % 4]
+    return answer(one, kind, "defect")  # type: ignore[arg-type]
+
+
+class Line:
+    """A PLC as server, and our client polling it."""
+
+    def __init__(
+        self, entries: int = 16, answers: Callable[[Trigger], Answer | None] = by_number, **program: float
+    ) -> None:
+        self.gate: list[PlcPart] = []
+        self.program = PlcProgram(
+            entries=entries, waits_for_room=True, decided=self.gate.append, **{**PATIENT, **program}  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.plc = PlcAsServer(self.program, keep_writes=True)
+        self.desk = Desk(answers)
+        self.entries = entries
+        self.client: ModbusClient
+
+    def run_client(self, stop: threading.Event) -> None:
+        assert self.plc.listening.wait(WAIT_S)
+        self.client = ModbusClient(
+            "127.0.0.1", self.plc.port, entries=self.entries, heartbeat_ms=20, timeout_ms=WAIT_S * 1000
+        )
+        self.desk.outputs.append(self.client)
+        self.client.status(True, False)
+        self.client.run(stop, self.desk.fire)
+
+    def up(self) -> None:
+        wait_for(lambda: self.program.alive and hasattr(self, "client") and self.client.connected.is_set(), "alive")
+
+
+@pytest.mark.parametrize("entries", [0, 1, 16])
+def test_each_part_gets_its_own_answer_and_only_ok_passes(entries: int) -> None:
+    line = Line(entries)
+    with running(line.plc.run, line.run_client):
+        line.up()
+        for _ in range(40):
+            line.program.arrives()
+        wait_for(lambda: len(line.gate) == 40, "40 parts at the gate")
+    assert line.desk.sequences() == list(range(1, 41))
+    assert [part.kind for part in line.gate] == ["OK", "NG", "UNKNOWN", "OK"] * 10
+    assert [part.passed for part in line.gate] == [True, False, False, True] * 10
+    assert line.program.counts.mismatched == line.program.counts.missed_deadlines == 0
+
+
+def test_each_result_is_one_write_with_its_number_at_both_ends() -> None:
+    line = Line()
+    with running(line.plc.run, line.run_client):
+        line.up()
+        for _ in range(20):
+            line.program.arrives()
+        wait_for(lambda: len(line.gate) == 20, "20 parts at the gate")
+    told: dict[int, int] = {}
+    for _, first, words in line.plc.writes:
+        if first < at.RESULT_RING or not any(words):
+            continue
+        assert len(words) % at.RESULT_WORDS == 0 and (first - at.RESULT_RING) % at.RESULT_WORDS == 0
+        for start in range(0, len(words), at.RESULT_WORDS):
+            entry = words[start : start + at.RESULT_WORDS]
+            assert entry[:2] == entry[4:]
+            told[at.join(entry[0], entry[1], False)] = told.get(at.join(entry[0], entry[1], False), 0) + 1
+    assert told == dict.fromkeys(range(1, 21), 1)
+
+
+def test_answer_does_not_wait_for_the_next_poll() -> None:
+    line = Line(answers=lambda one: None)
+    with running(line.plc.run):
+        assert line.plc.listening.wait(WAIT_S)
+        line.client = ModbusClient("127.0.0.1", line.plc.port, entries=16, poll_ms=1e7, heartbeat_ms=1e7)
+        with running(lambda stop: line.client.run(stop, line.desk.fire)) as stop:
+            wait_for(line.client.connected.is_set, "connected")
+            line.client.tell(answer(trigger(7)))
+            wait_for(lambda: read_result(line.plc.edge, 7, 16), "the answer, with no poll for hours")
+            stop.set()
+            line.client.tell(answer(trigger(8)))  # wakes the thread so that it sees `stop`
+
+
+def test_answer_that_could_not_be_written_in_time_is_unknown() -> None:
+    line = Line(answers=lambda one: answer(one, "OK", deadline_ns=time.monotonic_ns() - 1))
+    with running(line.plc.run, line.run_client):
+        line.up()
+        line.program.arrives()
+        part = wait_for(lambda: line.gate, "the part at the gate")[0]
+    assert (part.kind, part.reason, part.passed) == ("UNKNOWN", "deadline", False)
+    assert line.client.late == 1
+
+
+def test_plc_that_goes_and_comes_is_found_again_and_nothing_old_is_written() -> None:
+    line = Line(answers=lambda one: None)
+    with running(line.run_client):
+        with running(line.plc.run):
+            line.up()
+            line.program.arrives()
+            wait_for(lambda: line.desk.triggers, "the trigger")
+            port = line.plc.port
+        wait_for(lambda: not line.client.connected.is_set(), "the client sees that the PLC has gone")
+        line.client.tell(answer(line.desk.triggers[0]))
+        again = PlcAsServer(PlcProgram(**PATIENT, first_sequence=2), port=port, keep_writes=True)  # type: ignore[arg-type]
+        again.command[: at.COMMAND_HEAD_WORDS] = line.plc.command[: at.COMMAND_HEAD_WORDS]
+        with running(again.run):
+            wait_for(lambda: again.program.alive, "connected again, by itself")
+            again.program.arrives()
+            wait_for(lambda: len(line.desk.triggers) == 2, "the next trigger")
+            assert read_result(again.edge, 1, 16) is None
+    assert line.client.connections == 2
+
+
+def test_stop_leaves_no_result_in_the_plc() -> None:
+    line = Line(gate_ms=1e9)
+    with running(line.plc.run):
+        with running(line.run_client):
+            line.up()
+            for _ in range(12):
+                line.program.arrives()
+            wait_for(lambda: line.program.counts.answers == 12, "12 answers")
+        assert not any(line.plc.edge[at.NEWEST :])
+        assert not line.plc.edge[at.STATUS] & at.Status.READY
+
+
+def test_plc_refuses_writes_to_its_own_block_and_beyond() -> None:
+    line = Line()
+    with running(line.plc.run):
+        assert line.plc.listening.wait(WAIT_S)
+        with ModbusTcpClient("127.0.0.1", port=line.plc.port, timeout=WAIT_S) as foreign:
+            for address in (0, at.COMMAND_WORDS, at.EDGE + at.EDGE_WORDS, 9999):
+                assert foreign.write_registers(address, [1], device_id=1).isError()
+            assert foreign.read_holding_registers(0, count=8, device_id=1).registers == [0] * 8
+
+
+def test_plc_that_refuses_our_registers_is_reported_and_tried_again() -> None:
+    line = Line()
+    with running(line.plc.run):
+        assert line.plc.listening.wait(WAIT_S)
+        client = ModbusClient("127.0.0.1", line.plc.port, outputs_at=5000)
+        with running(client.run):
+            time.sleep(0.1)
+            assert not client.connected.is_set()
+
+
+def test_plc_as_client_and_our_server_play_the_same_game() -> None:
+    gate: list[PlcPart] = []
+    program = PlcProgram(**PATIENT, fires_per_scan=1, waits_for_room=True, decided=gate.append)  # type: ignore[arg-type]
+    desk = Desk(by_number)
+    server = ModbusServer("127.0.0.1", 0, heartbeat_ms=20)
+    desk.outputs.append(server)
+    server.status(True, False)
+    with running(lambda stop: server.run(stop, desk.fire)):
+        assert server.listening.wait(WAIT_S)
+        plc = PlcAsClient(program, port=server.port, timeout_s=WAIT_S)
+        with running(plc.run):
+            wait_for(lambda: program.alive, "alive")
+            for _ in range(40):
+                program.arrives()
+            wait_for(lambda: len(gate) == 40, "40 parts at the gate")
+    assert desk.sequences() == list(range(1, 41))
+    assert [part.passed for part in gate] == [True, False, False, True] * 10
+
+
+EDGE_PROCESS = """
+import sys, threading, time
+from edge_inspect.line.modbus_client import ModbusClient
+from edge_inspect.line.modbus_server import ModbusServer
+from edge_inspect.line.protocol import Answer
+side, port = sys.argv[1], int(sys.argv[2])
+if side == "server":
+    edge = ModbusServer("127.0.0.1", port, heartbeat_ms=20)
+else:
+    edge = ModbusClient("127.0.0.1", port, entries=16, heartbeat_ms=20)
+edge.status(True, False)
+if side == "server":
+    threading.Thread(target=lambda: (edge.listening.wait(), print(edge.port, flush=True))).start()
+edge.run(threading.Event(), lambda t: edge.tell(Answer(t.sequence, "OK", "no-defect", 1, t, t.at_ns, t.at_ns + 10**12)))
+"""
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_sigkill_of_our_process_leaves_the_plc_rejecting(side: str) -> None:
+    """The registers still say OK for parts that were answered; parts that come later are rejected all the same."""
+    gate: list[PlcPart] = []
+    options = {**PATIENT, "heartbeat_ms": 1000.0, "deadline_ms": 500.0}
+    program = PlcProgram(**options, fires_per_scan=1, decided=gate.append)  # type: ignore[arg-type]
+    edge = Path(sys.modules["edge_inspect.line.modbus_client"].__file__ or "").parents[2]
+    environ = {**os.environ, "PYTHONPATH": str(edge)}
+
+    def start(port: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-c", EDGE_PROCESS, side, str(port)], stdout=subprocess.PIPE, env=environ
+        )
+
+    if side == "client":
+        server = PlcAsServer(program)
+        plc: PlcAsServer | PlcAsClient = server
+        with running(server.run):
+            assert server.listening.wait(WAIT_S)
+            process = start(server.port)
+            _kill_and_watch(process, program, gate)
+    else:
+        process = start(0)
+        assert process.stdout is not None
+        plc = PlcAsClient(program, port=int(_number_line(process)))
+        with running(plc.run):
+            _kill_and_watch(process, program, gate)
+
+
+def _number_line(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout is not None
+    while not (line := process.stdout.readline().decode().strip()).isdigit():
+        assert line or process.poll() is None
+    return line
+
+
+def _kill_and_watch(process: subprocess.Popen[bytes], program: PlcProgram, gate: list[PlcPart]) -> None:
+    try:
+        wait_for(lambda: program.alive, "our process is alive")
+
+        def passes() -> bool:
+            program.arrives()
+            count = len(gate)
+            wait_for(lambda: len(gate) > count, "a decision")
+            return gate[-1].passed is True
+
+        wait_for(passes, "a part passes while we live")
+        process.send_signal(signal.SIGKILL)
+        process.wait(WAIT_S)
+        wait_for(lambda: program.idle, "parts from before are through")
+        before = len(gate)
+        for _ in range(20):
+            program.arrives()
+        wait_for(lambda: len(gate) == before + 20, "20 parts at the gate")
+        assert [part.passed for part in gate[before:]] == [False] * 20
+        wait_for(lambda: not program.alive, "the heartbeat is missed")
+    finally:
+        process.kill()
+        process.wait(WAIT_S)
+        assert process.stdout is not None
+        process.stdout.close()
