@@ -185,6 +185,13 @@ class MqttConfig(Table):
     broker's PUBACK, which is no proof: a broker that is killed may lose what it acknowledged."""
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 20
     """A dead connection is noticed within 1.5 times this."""
+    resend_s: Annotated[int, Field(ge=1, le=3600)] = 30
+    """`ack = "ingester"`: a report that the plant did not acknowledge goes again after this, then later and later."""
+    drain_per_s: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """After an outage: at most so many of the reports that piled up are sent each second; new ones go before them."""
+    max_packet_bytes: Annotated[int | None, Field(ge=4096, le=268_435_455)] = None
+    """Largest packet the broker takes, if it does not say so itself (MQTT 3.1.1 brokers never do): larger reports are
+    kept and sent without their picture."""
 
 
 class OutboxConfig(Table):

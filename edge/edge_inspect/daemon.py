@@ -186,14 +186,16 @@ class Appliance:
         if config.mqtt is None:
             self.writer = OutboxWriter(self.outbox, wake=lambda: None)
             return
+        mqtt = config.mqtt
         self.courier = Courier(
-            self.outbox, broker_of(config.mqtt), self.topics, state=self.state(), ack=config.mqtt.ack
-        )
+            self.outbox, broker_of(mqtt), self.topics, state=self.state(), ack=mqtt.ack, resend_s=mqtt.resend_s,
+            drain_per_s=mqtt.drain_per_s, max_packet_bytes=mqtt.max_packet_bytes,
+        )  # fmt: skip
         self.writer = OutboxWriter(self.outbox, wake=self.courier.wake)
 
     def state(self) -> wire.DeviceState:
         """What the plant should know of this device right now; retained at the broker."""
-        alarms = [alarm for who in (self.writer, self.evidence) if who for alarm in who.alarms()]
+        alarms = [alarm for who in (self.writer, self.courier, self.evidence) if who for alarm in who.alarms()]
         return wire.DeviceState(
             site=self.topics.site,
             line=self.topics.line,
