@@ -7,8 +7,7 @@
    long they take with the answer, too: the line needs its own deadline, and silence means "do not pass".
 2. Nothing old fires: no session is kept while we are away, retained triggers are refused, and so is a sequence number
    that was heard less than `repeat_s` ago (QoS 1 may deliver twice). All of it is counted.
-3. `tell` never waits. An OK or NG that could not be published before its deadline is dropped and counted, never told
-   late.
+3. `tell` never waits. An OK or NG that could not be published before its deadline goes out as UNKNOWN `deadline`.
 4. A lost connection is tried again for ever; while it is away there is no answer, and that is the fail-safe state.
 
 The connection itself (TLS, passwords, keep-alive) is handed in: `open_link` makes a `delivery.link.Link`.
@@ -91,8 +90,8 @@ class MqttLine:
         self.unreadable = 0
         self.retained = 0
         self.repeated = 0
-        self.untold = 0
-        """Answers whose deadline had passed before they could be published."""
+        self.late = 0
+        """OK and NG that became UNKNOWN because they could not be published before their deadline."""
         self._open_link = open_link
         self._trigger_topic = trigger_topic
         self._answer_topic = answer_topic
@@ -154,10 +153,9 @@ class MqttLine:
 
     def _publish(self, link: Link) -> None:
         while self._told:
-            answer = self._told.popleft()
-            if answer.kind != "UNKNOWN" and time.monotonic_ns() >= answer.deadline_ns:
-                self.untold += 1
-                continue
+            verdict = self._told.popleft()
+            answer = verdict.as_of(time.monotonic_ns())
+            self.late += answer is not verdict
             link.publish(self._answer_topic, json.dumps(answer_fields(answer)).encode(), qos=self._qos)
 
     def _take(self, message: Message, fire: Fire | None) -> None:

@@ -165,17 +165,17 @@ def test_trigger_sent_while_we_were_away_never_fires(mosquitto: Mosquitto) -> No
         assert [t.sequence for t in line.triggers] == [3]
 
 
-def test_answers_wait_for_the_broker_but_not_past_their_deadline(mosquitto: Mosquitto) -> None:
+def test_answers_wait_for_the_broker_and_are_never_ok_past_their_deadline(mosquitto: Mosquitto) -> None:
     with listening(mosquitto) as listener, lined(mosquitto, takes_triggers=False) as line:
         mosquitto.stop()
         until(lambda: not line.line.connected)
-        late, in_time, unknown = (Trigger(n, time.monotonic_ns(), "gpio") for n in (1, 2, 3))
-        line.line.tell(answer(late, "OK", deadline_in_ns=-1))
-        line.line.tell(answer(in_time, "NG"))
-        line.line.tell(answer(unknown, "UNKNOWN", deadline_in_ns=-1))
+        for number, kind, deadline_in_ns in ((1, "OK", -1), (2, "NG", FAR_NS), (3, "UNKNOWN", -1), (4, "OK", FAR_NS)):
+            trigger = Trigger(number, time.monotonic_ns(), "gpio")
+            line.line.tell(answer(trigger, kind, deadline_in_ns=deadline_in_ns))  # type: ignore[arg-type]
         mosquitto.start()
-        listener.wait_for(2)
-        assert numbers(listener) == [2, 3] and line.line.untold == 1
+        heard = [json.loads(payload) for payload in listener.wait_for(4)]
+        assert [(one["seq"], one["verdict"]) for one in heard] == [(1, "UNKNOWN"), (2, "NG"), (3, "UNKNOWN"), (4, "OK")]
+        assert heard[0]["reason"] == "deadline" and line.line.late == 1
 
 
 def test_telling_without_a_broker_waits_for_nothing_and_is_bounded(mosquitto: Mosquitto) -> None:
