@@ -18,7 +18,8 @@ from edge_inspect.cli import output
 from edge_inspect.errors import InspectError
 
 COMMAND_FILES = (
-    "run", "demo", "replay", "watch", "bench", "doctor", "config", "camera", "model", "status", "outbox", "sim", "line",
+    "run", "demo", "replay", "watch", "bench", "doctor", "config", "camera", "model", "status", "outbox", "evidence",
+    "sim", "line",
 )  # fmt: skip
 EXIT_USAGE = 64
 # Newer typer carries its own copy of click, older ones use click itself: this is the right one either way.
