@@ -55,7 +55,7 @@ def defect_report(lane: Lane, judged: Judged, who: Identity, pixels: Pixels | No
         seq=wire.DRAFT_SEQ,
         camera=lane.name,
         camera_digest=who.camera_digest,
-        part=wire.Part(number=judged.part, mode=wire.PartMode(lane.recipe.part.mode)),
+        part=wire.Part(number=judged.part, mode=wire.PartMode(lane.recipe.part.mode), sequence=judged.sequence),
         verdict=_REPORTED[judged.verdict.kind],
         reason=judged.verdict.reason,
         defects=tuple(_defect(defect) for defect in judged.verdict.defects[: wire.MAX_DEFECTS]),

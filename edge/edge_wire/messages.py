@@ -20,7 +20,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 from typing_extensions import Self
 
 from edge_wire.fields import (
@@ -126,6 +126,15 @@ class Part(Block):
     number: Count
     """Counts the parts of this camera since the daemon started."""
     mode: PartMode
+    sequence: Annotated[int, Field(ge=0, le=2**32 - 1)] | None = None
+    """The line's own number, where it triggered the part; else it is not sent."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = serialize(self)
+        if self.sequence is None:
+            del written["sequence"]
+        return written
 
 
 class Defect(Block):
@@ -282,7 +291,7 @@ class DeviceState(Message):
 
 
 class Latency(Block):
-    """Frame captured to verdict, since the daemon started."""
+    """Since the daemon started; of a camera: from a frame's capture to its part's verdict."""
 
     p50: Milliseconds
     p99: Milliseconds
@@ -308,6 +317,35 @@ class CameraVitals(Block):
     latency_ms: Latency | None
     model: ModelRef | None
     provider: Label | None
+
+
+class LineVitals(Block):
+    """What a production line asked and was told; counts since the daemon started."""
+
+    name: Name
+    camera: Name
+    ready: bool
+    triggers: Count
+    ok: Count
+    ng: Count
+    unknown: Count
+    unknown_by_reason: Annotated[dict[Code, Count], Field(max_length=64)] = {}
+    missed_deadlines: Count
+    """Parts that had no verdict by their deadline."""
+    late_verdicts: Count
+    """Verdicts that came when the line had been told UNKNOWN already."""
+    overruns: Count
+    """Triggers that came while as many parts as allowed were being judged."""
+    repeated: Count
+    """Triggers whose sequence number was already known."""
+    skipped: Count
+    """Sequence numbers that never came."""
+    answer_ms: Latency | None
+    """Trigger to answer."""
+    rejected: Count
+    """Parts for which the reject gate was due."""
+    rejects_missed: Count
+    """Of these, how many were not driven out, or not seen in the bin."""
 
 
 class OutboxVitals(Block):
@@ -385,6 +423,7 @@ class Vitals(Message):
     rss_bytes: Count
     temperature_c: Tenths | None
     evidence: EvidenceVitals | None = None
+    lines: Annotated[tuple[LineVitals, ...], Field(max_length=64)] = ()
 
 
 class Ack(Message):

@@ -18,6 +18,7 @@ from edge_wire.messages import (
     FrameRef,
     Gone,
     Latency,
+    LineVitals,
     LinkVitals,
     Message,
     ModelRef,
@@ -107,6 +108,11 @@ def defect_unseen() -> DefectReport:
     )
 
 
+def defect_triggered() -> DefectReport:
+    part = Part(number=5122, mode=PartMode.TRIGGER, sequence=2**32 - 1)
+    return defect_unseen().model_copy(update={"seq": 45, "part": part, "reason": "deadline"})
+
+
 def defect_shed() -> DefectReport:
     return defect_full().without_picture().numbered(EPOCH, 44)
 
@@ -178,6 +184,26 @@ def vitals_full() -> Vitals:
         evidence=EvidenceVitals(
             stored=780, skipped=3, failed=0, pruned=12, pictures=5_210, size_bytes=734_003_200, failing=False
         ),
+        lines=(
+            LineVitals(
+                name="gate",
+                camera="left",
+                ready=True,
+                triggers=86_402,
+                ok=86_000,
+                ng=390,
+                unknown=10,
+                unknown_by_reason={"camera-lost": 4, "deadline": 3, "overrun": 3},
+                missed_deadlines=3,
+                late_verdicts=2,
+                overruns=3,
+                repeated=2,
+                skipped=1,
+                answer_ms=Latency(p50=21.4, p99=29.8, max=50.0),
+                rejected=400,
+                rejects_missed=1,
+            ),
+        ),
     )
 
 
@@ -211,6 +237,7 @@ def gone() -> Gone:
 SAMPLES: dict[str, Message] = {
     "defect-full": defect_full(),
     "defect-unseen": defect_unseen(),
+    "defect-triggered": defect_triggered(),
     "defect-shed": defect_shed(),
     "state-online": state_online(),
     "state-will": state_will(),

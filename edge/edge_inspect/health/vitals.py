@@ -75,6 +75,7 @@ def vitals(
     outbox: wire.OutboxVitals | None,
     link: wire.LinkVitals | None,
     evidence: wire.EvidenceVitals | None = None,
+    lines: Sequence[wire.LineVitals] = (),
 ) -> wire.Vitals:
     """The vitals of now; `started` is time.monotonic() at start."""
     uptime_s = time.monotonic() - started
@@ -90,6 +91,7 @@ def vitals(
         rss_bytes=rss_bytes(),
         temperature_c=temperature_c(),
         evidence=evidence,
+        lines=tuple(lines),
     )
 
 
