@@ -7,16 +7,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from edge_inspect.config_table import BrokerUrl, Name, Table
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Offset = Annotated[int, Field(ge=0, le=4096)]
+
+
+def _topic(text: str) -> str:
+    if not 1 <= len(text) <= 200 or re.search(r"[+#$\s\x00]", text):
+        raise ValueError("allowed: an MQTT topic of 1-200 letters, without + # $ and spaces")
+    return text
+
+
+Topic = Annotated[str, AfterValidator(_topic)]
 TriggerName = Literal["modbus-server", "modbus-client", "gpio", "mqtt", "socket"]
 
 
@@ -115,10 +125,12 @@ class LineMqttConfig(Table):
 
     url: BrokerUrl | None = None
     """The line's broker; without: the one of `[mqtt]`, with its certificates and password."""
-    trigger_topic: Annotated[str | None, Field(min_length=1, max_length=200)] = None
+    trigger_topic: Topic | None = None
     """Where triggers come from; without: `inspect/v1/<site>/<line>/<device>/line/<name>/trigger`."""
-    answer_topic: Annotated[str | None, Field(min_length=1, max_length=200)] = None
+    answer_topic: Topic | None = None
     """Where answers go; without: `.../answer` beside it."""
+    qos: Literal[0, 1] = 1
+    """Of the answers. Triggers are taken as they are sent."""
 
 
 class SocketConfig(Table):
@@ -235,3 +247,5 @@ def _adapter_mistakes(at: str, line: LineConfig) -> Iterator[tuple[str, str, str
         twice = sorted({number for number in used if used.count(number) > 1})
         if twice:
             yield f"{at}.gpio", f"line {twice[0]} for two things", "a line of its own for each wire"
+        if not used:
+            yield f"{at}.gpio", "no wire", "at least one key that ends in _line"

@@ -41,10 +41,6 @@ MOST_UNTOLD = 1024
 Fire = Callable[[Trigger], None]
 
 
-def nobody_fires(trigger: Trigger) -> None:
-    """For wires that are only told answers."""
-
-
 @dataclass(frozen=True, slots=True)
 class Wires:
     """Which line of the chip is what; None is not there."""
@@ -143,8 +139,11 @@ class GpioLine:
 
     # --- the adapter's thread -------------------------------------------------------------------------------------
 
-    def run(self, stop: threading.Event, fire: Fire = nobody_fires) -> None:
-        """Serve until `stop`. Raises BadConfig for a chip or a line that can never work."""
+    def run(self, stop: threading.Event, fire: Fire | None = None) -> None:
+        """Serve until `stop`; without `fire` the trigger wire is not heard.
+
+        Raises BadConfig for a chip or a line that can never work.
+        """
         backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         try:
             while not stop.is_set():
@@ -196,7 +195,7 @@ class GpioLine:
         with contextlib.suppress(GpioGone):
             pins.set(self._wires.outputs(self.signals.rest))
 
-    def _serve(self, pins: Pins, encoder: Pins | None, stop: threading.Event, fire: Fire) -> None:
+    def _serve(self, pins: Pins, encoder: Pins | None, stop: threading.Event, fire: Fire | None) -> None:
         """Raises GpioGone."""
         poller = select.poll()
         for fd in (self._waker.fileno(), pins.fd, *((encoder.fd,) if encoder else ())):
@@ -226,11 +225,13 @@ class GpioLine:
             pins.set(changes)
             self._shown |= changes
 
-    def _hear(self, edge: Edge, fire: Fire) -> None:
+    def _hear(self, edge: Edge, fire: Fire | None) -> None:
         new = edge.number - self._numbers.get(edge.offset, 0)
         self._numbers[edge.offset] = edge.number
         if edge.offset == self._wires.confirm:
             self._confirmed(new)
+            return
+        if fire is None:
             return
         if new > 1:
             self.edges_lost += new - 1

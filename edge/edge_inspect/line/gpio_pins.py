@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
+
+import gpiod
+from gpiod import line
 
 from edge_inspect.errors import BadConfig, World
-
-if TYPE_CHECKING:
-    import gpiod
 
 CONSUMER = "edge-inspect"
 NOT_SUPPORTED = 524
@@ -53,7 +52,7 @@ class Edge:
 class Pins:
     """Lines requested together; closed by `close`, and by the kernel however the process ends."""
 
-    def __init__(self, request: gpiod.LineRequest, where: str, values: tuple[object, object]) -> None:
+    def __init__(self, request: gpiod.LineRequest, where: str, values: tuple[line.Value, line.Value]) -> None:
         self._request = request
         self._where = where
         self._values = values
@@ -62,7 +61,7 @@ class Pins:
     def set(self, levels: Mapping[int, bool]) -> None:
         """Drive outputs: offset -> on or off. Raises GpioGone."""
         with ours(self._where):
-            self._request.set_values({offset: self._values[on] for offset, on in levels.items()})  # type: ignore[misc]
+            self._request.set_values({offset: self._values[on] for offset, on in levels.items()})
 
     def edges(self) -> list[Edge]:
         """What has happened since the last call; waits if nothing has. Raises GpioGone."""
@@ -81,10 +80,8 @@ def request_pins(
 
     buffered: how many edges the kernel keeps for us. Raises GpioGone, BadConfig.
     """
-    gpiod = _gpiod()
-    line = gpiod.line
     values = (line.Value.INACTIVE, line.Value.ACTIVE)
-    settings: dict[Any, Any] = {
+    settings: dict[Iterable[int | str] | int | str, gpiod.LineSettings | None] = {
         offset: gpiod.LineSettings(
             direction=line.Direction.INPUT,
             edge_detection=line.Edge.RISING if wanted.edge == "rising" else line.Edge.FALLING,
@@ -101,28 +98,28 @@ def request_pins(
         )
         for offset, level in outputs.items()
     }  # fmt: skip
-    with ours(str(chip)), contextlib.closing(_opened(gpiod, chip)) as opened:
+    with ours(str(chip)), contextlib.closing(_opened(chip)) as opened:
         lines = opened.get_info().num_lines
-        for offset in settings:
-            if offset >= lines:
-                raise BadConfig(f"{chip}: found line {offset}, allowed: 0-{lines - 1}")
+        wanted_lines = [*inputs, *outputs]
+        if max(wanted_lines) >= lines:
+            raise BadConfig(f"{chip}: found line {max(wanted_lines)}, allowed: 0-{lines - 1}")
         try:
             request = opened.request_lines(settings, consumer=CONSUMER, event_buffer_size=buffered)
         except OSError as err:
             if err.errno == errno.EBUSY:
-                raise GpioGone(f"{chip}: {_users(opened, list(settings))}") from err
+                raise GpioGone(f"{chip}: {_users(opened, wanted_lines)}") from err
             if err.errno in (errno.EINVAL, errno.ENXIO, errno.EOPNOTSUPP, NOT_SUPPORTED):
                 raise BadConfig(
-                    f"{chip}: its driver cannot do what is asked of lines {sorted(settings)} "
+                    f"{chip}: its driver cannot do what is asked of lines {sorted(wanted_lines)} "
                     f"(edges, debounce or bias): {err.strerror}"
                 ) from err
             raise
         return Pins(request, str(chip), values)
 
 
-def _opened(gpiod: ModuleType, chip: Path) -> gpiod.Chip:
+def _opened(chip: Path) -> gpiod.Chip:
     try:
-        return gpiod.Chip(str(chip))  # type: ignore[no-any-return]
+        return gpiod.Chip(str(chip))
     except FileNotFoundError as err:
         there = ", ".join(sorted(str(path) for path in Path("/dev").glob("gpiochip*"))) or "none"
         raise GpioGone(f"{chip}: no such GPIO chip; there: {there}") from err
@@ -140,15 +137,6 @@ def _users(opened: gpiod.Chip, offsets: list[int]) -> str:
         if info.used:
             return f"line {offset} is in use by {info.consumer or 'somebody'}"
     return "a line is in use"
-
-
-def _gpiod() -> ModuleType:
-    try:
-        import gpiod
-        import gpiod.line
-    except ImportError as err:
-        raise BadConfig("a line over GPIO needs gpiod: pip install 'edge-inspect[line]'") from err
-    return gpiod
 
 
 @contextlib.contextmanager

@@ -84,7 +84,8 @@ class MqttLine:
         repeat_s: float = REPEAT_S,
     ) -> None:
         self.beat_ns: int | None = None
-        self.connected = False
+        self.trouble = "not connected yet"
+        """Why there is no connection right now; "" while there is one."""
         self.lost = 0
         """Connections that ended or could not be made."""
         self.unreadable = 0
@@ -112,24 +113,19 @@ class MqttLine:
     def run(self, stop: threading.Event, fire: Fire | None = None) -> None:
         """Serve until `stop`; without `fire` no trigger is taken."""
         backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
-        why = ""
         try:
             while not stop.is_set():
                 link = self._open_link()
                 try:
                     self._serve(link, stop, fire, backoff.reset)
                 except BrokerGone as err:
-                    self.lost += 1
-                    if self.connected or str(err) != why:
-                        log.warning("line broker lost", why=str(err))
-                    why = str(err)
+                    self._say_lost(str(err))
                 finally:
-                    self.connected = False
                     link.close()
                 self._wait(backoff.next_s(), stop)
         finally:
             self._waker.close()
-            self.beat_ns = None
+            self.trouble, self.beat_ns = "stopped", None
 
     def _serve(self, link: Link, stop: threading.Event, fire: Fire | None, works: Callable[[], None]) -> None:
         """One connection from its beginning to its end. Raises BrokerGone."""
@@ -139,8 +135,8 @@ class MqttLine:
             link.subscribe(self._trigger_topic)
         while not stop.is_set():
             self.beat_ns = time.monotonic_ns()
-            if not self.connected and (fire is None or link.subscribed):
-                self.connected = True
+            if self.trouble and (fire is None or link.subscribed):
+                self.trouble = ""
                 works()
                 log.info("line broker connected", triggers=self._trigger_topic, answers=self._answer_topic)
             self._publish(link)
@@ -204,6 +200,13 @@ class MqttLine:
             return True
         self._heard[trigger.sequence] = trigger.at_ns
         return False
+
+    def _say_lost(self, why: str) -> None:
+        """One line when it goes, and one when the reason changes."""
+        self.lost += 1
+        if why != self.trouble:
+            log.warning("line broker lost", why=why)
+        self.trouble = why
 
     def _wait(self, seconds: float, stop: threading.Event) -> None:
         until_s = time.monotonic() + seconds

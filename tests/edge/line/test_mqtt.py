@@ -57,7 +57,7 @@ def lined(broker: Mosquitto, *, takes_triggers: bool = True, connects: bool = Tr
     line = Lined(broker.url, takes_triggers=takes_triggers, **settings)
     try:
         if connects:
-            until(lambda: line.line.connected)
+            until(lambda: not line.line.trouble)
         yield line
     finally:
         line.stop.set()
@@ -146,9 +146,9 @@ def test_broker_killed_and_back_is_found_again(mosquitto: Mosquitto) -> None:
         send(mosquitto, "1")
         listener.wait_for(1)
         mosquitto.kill()
-        until(lambda: not line.line.connected)
+        until(lambda: bool(line.line.trouble))
         mosquitto.start()
-        until(lambda: line.line.connected)
+        until(lambda: not line.line.trouble)
         send(mosquitto, "2")
         listener.wait_for(2)
         assert numbers(listener) == [1, 2] and line.line.lost >= 1
@@ -168,7 +168,7 @@ def test_trigger_sent_while_we_were_away_never_fires(mosquitto: Mosquitto) -> No
 def test_answers_wait_for_the_broker_and_are_never_ok_past_their_deadline(mosquitto: Mosquitto) -> None:
     with listening(mosquitto) as listener, lined(mosquitto, takes_triggers=False) as line:
         mosquitto.stop()
-        until(lambda: not line.line.connected)
+        until(lambda: bool(line.line.trouble))
         for number, kind, deadline_in_ns in ((1, "OK", -1), (2, "NG", FAR_NS), (3, "UNKNOWN", -1), (4, "OK", FAR_NS)):
             trigger = Trigger(number, time.monotonic_ns(), "gpio")
             line.line.tell(answer(trigger, kind, deadline_in_ns=deadline_in_ns))  # type: ignore[arg-type]
@@ -190,9 +190,9 @@ def test_silent_broker_is_noticed_and_the_line_comes_back(mosquitto: Mosquitto) 
     with lined(mosquitto) as line:
         mosquitto.freeze()
         try:
-            until(lambda: not line.line.connected)
+            until(lambda: bool(line.line.trouble))
         finally:
             mosquitto.thaw()
-        until(lambda: line.line.connected)
+        until(lambda: not line.line.trouble)
         send(mosquitto, "4")
         until(lambda: [t.sequence for t in line.triggers] == [4])
