@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -199,8 +200,6 @@ if side == "server":
 else:
     edge = ModbusClient("127.0.0.1", port, entries=16, heartbeat_ms=20)
 edge.status(True, False)
-if side == "server":
-    threading.Thread(target=lambda: (edge.listening.wait(), print(edge.port, flush=True))).start()
 edge.run(threading.Event(), lambda t: edge.tell(Answer(t.sequence, "OK", "no-defect", 1, t, t.at_ns, t.at_ns + 10**12)))
 """
 
@@ -216,29 +215,21 @@ def test_sigkill_of_our_process_leaves_the_plc_rejecting(side: str) -> None:
 
     def start(port: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-c", EDGE_PROCESS, side, str(port)], stdout=subprocess.PIPE, env=environ
+            [sys.executable, "-c", EDGE_PROCESS, side, str(port)], stdout=subprocess.DEVNULL, env=environ
         )
 
     if side == "client":
         server = PlcAsServer(program)
-        plc: PlcAsServer | PlcAsClient = server
         with running(server.run):
             assert server.listening.wait(WAIT_S)
             process = start(server.port)
             _kill_and_watch(process, program, gate)
     else:
-        process = start(0)
-        assert process.stdout is not None
-        plc = PlcAsClient(program, port=int(_number_line(process)))
-        with running(plc.run):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        process = start(port)
+        with running(PlcAsClient(program, port=port).run):
             _kill_and_watch(process, program, gate)
-
-
-def _number_line(process: subprocess.Popen[bytes]) -> str:
-    assert process.stdout is not None
-    while not (line := process.stdout.readline().decode().strip()).isdigit():
-        assert line or process.poll() is None
-    return line
 
 
 def _kill_and_watch(process: subprocess.Popen[bytes], program: PlcProgram, gate: list[PlcPart]) -> None:
@@ -264,5 +255,3 @@ def _kill_and_watch(process: subprocess.Popen[bytes], program: PlcProgram, gate:
     finally:
         process.kill()
         process.wait(WAIT_S)
-        assert process.stdout is not None
-        process.stdout.close()
