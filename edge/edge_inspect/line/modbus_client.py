@@ -45,7 +45,7 @@ class ModbusClient:
     """TriggerSource and AnswerOutput in one.
 
     inputs_at, outputs_at: first register of the command block and of the edge block in the PLC.
-    entries: length of the PLC's trigger ring and result ring; 0 is the plain handshake with one result.
+    ring: length of the PLC's trigger ring and result ring; 0 is the plain handshake with one result.
     confirmed, encoder: hear how many rejects the PLC has just confirmed, and its encoder at each poll.
     """
 
@@ -59,7 +59,7 @@ class ModbusClient:
         unit_id: int = 1,
         inputs_at: int = 0,
         outputs_at: int = at.EDGE,
-        entries: int = 0,
+        ring: int = 0,
         low_word_first: bool = False,
         poll_ms: float = 2.0,
         timeout_ms: float = 500.0,
@@ -73,8 +73,10 @@ class ModbusClient:
         self.connections = 0
         self.missed_triggers = 0
         self.late = 0
+        self.trouble = "not connected yet"
+        """Why the PLC cannot be reached; empty when it can."""
         self._where, self._unit_id = (host, port), unit_id
-        self._inputs_at, self._outputs_at, self._entries = inputs_at, outputs_at, entries
+        self._inputs_at, self._outputs_at, self._ring = inputs_at, outputs_at, ring
         self._low_first = low_word_first
         self._poll_s, self._timeout_s, self._heartbeat_s = poll_ms / 1000, timeout_ms / 1000, heartbeat_ms / 1000
         self._alive, self._confirmed, self._encoder = alive, confirmed, encoder
@@ -82,7 +84,7 @@ class ModbusClient:
         self._waiting: deque[Answer] = deque(maxlen=MOST_WAITING)
         self._ready = self._busy = self._alarm = False
         self._status_changed = True
-        self._edge = EdgeWords(entries, low_word_first=low_word_first)
+        self._edge = EdgeWords(ring, low_word_first=low_word_first)
         self._client: ModbusTcpClient | None = None
 
     # --- told by others, any thread -------------------------------------------------------------------------------
@@ -122,7 +124,7 @@ class ModbusClient:
             except PlcGone as err:
                 if self.connected.is_set() or str(err) != told_why:
                     log.warning("PLC lost", adapter=self.name, plc="{}:{}".format(*self._where), why=str(err))
-                told_why = str(err)
+                told_why = self.trouble = str(err)
             finally:
                 self._disconnect()
             self.beat_ns = None  # waiting is no hanging
@@ -146,10 +148,11 @@ class ModbusClient:
             self._client = None
 
     def _serve(self, stop: threading.Event, fire: Callable[[Trigger], None]) -> None:
-        watch = CommandWatch(self._entries, low_word_first=self._low_first, first_look_fires=False)
+        watch = CommandWatch(self._ring, low_word_first=self._low_first, first_look_fires=False)
         watch.look(self._read())
         self.connections += 1
         self._status_changed = True
+        self.trouble = ""
         self.connected.set()
         next_poll_s = next_beat_s = time.monotonic()
         while not stop.is_set():
@@ -180,14 +183,14 @@ class ModbusClient:
         self._encoder(seen.encoder)
         if seen.acknowledged:
             self._edge.acknowledge()
-            if not self._entries:
+            if not self._ring:
                 self._write_slot(at.NEWEST)
         for sequence, encoder in seen.triggers:
             start = self._slot(sequence)
             stale = any(self._edge.words[start : start + at.RESULT_WORDS])
             self._edge.begin(sequence)
             fire(Trigger(sequence, now_ns, self.name, encoder))
-            if stale and not self._entries:
+            if stale and not self._ring:
                 self._write_slot(start)
 
     # --- requests -------------------------------------------------------------------------------------------------
@@ -215,7 +218,7 @@ class ModbusClient:
         return result
 
     def _slot(self, sequence: int) -> int:
-        return self._edge.slot(sequence) if self._entries else at.NEWEST
+        return self._edge.slot(sequence) if self._ring else at.NEWEST
 
     def _write_slot(self, start: int) -> None:
         self._write(start, self._edge.words[start : start + at.RESULT_WORDS])
@@ -231,11 +234,11 @@ class ModbusClient:
         self._write(0, self._edge.words[: at.EDGE_HEAD_WORDS])
 
     def _all_words(self) -> list[int]:
-        used = at.RESULT_RING + self._entries * at.RESULT_WORDS
+        used = at.RESULT_RING + self._ring * at.RESULT_WORDS
         return self._edge.words[:used]
 
     def _read(self) -> list[int]:
-        count = at.TRIGGER_RING + self._entries * at.TRIGGER_WORDS
+        count = at.TRIGGER_RING + self._ring * at.TRIGGER_WORDS
         assert self._client is not None
         try:
             reply = self._client.read_holding_registers(self._inputs_at, count=count, device_id=self._unit_id)

@@ -56,7 +56,7 @@ def port_of(server: ModbusTcpServer) -> int:
 class ModbusServer:
     """TriggerSource and AnswerOutput in one.
 
-    host, port: where to listen. base: address of the first register. entries: results kept for a PLC that fires before
+    host, port: where to listen. base: address of the first register. ring: results kept for a PLC that fires before
     it has read. alive: the application's watchdog. confirmed: hears how many rejects the PLC has just confirmed.
     encoder: hears the encoder whenever the PLC writes it.
     """
@@ -70,7 +70,7 @@ class ModbusServer:
         *,
         unit_id: int = 1,
         base: int = 0,
-        entries: int = at.MOST_ENTRIES,
+        ring: int = at.MOST_ENTRIES,
         low_word_first: bool = False,
         heartbeat_ms: float = 200.0,
         alive: Callable[[], bool] = lambda: True,
@@ -80,12 +80,14 @@ class ModbusServer:
         self.beat_ns: int | None = None
         self.masters = 0
         self.refused = 0
+        self.trouble = ""
+        """Why nobody can reach us; empty when somebody can."""
         self.listening = threading.Event()
         self._address = (host, port)
         self._unit_id, self._base, self._heartbeat_s = unit_id, base, heartbeat_ms / 1000
         self._alive, self._confirmed, self._encoder = alive, confirmed, encoder
         self._lock = threading.Lock()
-        self._edge = EdgeWords(entries, low_word_first=low_word_first)
+        self._edge = EdgeWords(ring, low_word_first=low_word_first)
         self._edge.fail_safe()
         self._command = [0] * at.COMMAND_HEAD_WORDS
         self._watch = CommandWatch(low_word_first=low_word_first)
@@ -129,7 +131,7 @@ class ModbusServer:
             except (OSError, RuntimeError) as err:
                 if str(err) != told_why:
                     log.warning("Modbus server cannot listen", address="{}:{}".format(*self._address), why=str(err))
-                told_why = str(err)
+                told_why = self.trouble = str(err)
                 self.beat_ns = None  # waiting is no hanging
                 stop.wait(backoff.next_s())
                 self.beat_ns = time.monotonic_ns()
@@ -144,6 +146,7 @@ class ModbusServer:
             self._address = (self._address[0], port_of(server))
             with self._lock:
                 self._show_status()
+            self.trouble = ""
             self.listening.set()
             log.info("Modbus server listens", address="{}:{}".format(*self._address), unit=self._unit_id)
             await self._beat_until(stop)

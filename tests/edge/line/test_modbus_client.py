@@ -52,7 +52,7 @@ class Line:
     def run_client(self, stop: threading.Event) -> None:
         assert self.plc.listening.wait(WAIT_S)
         self.client = ModbusClient(
-            "127.0.0.1", self.plc.port, entries=self.entries, heartbeat_ms=20, timeout_ms=WAIT_S * 1000
+            "127.0.0.1", self.plc.port, ring=self.entries, heartbeat_ms=20, timeout_ms=WAIT_S * 1000
         )
         self.desk.outputs.append(self.client)
         self.client.status(True, False)
@@ -99,7 +99,7 @@ def test_answer_does_not_wait_for_the_next_poll() -> None:
     line = Line(answers=lambda one: None)
     with running(line.plc.run):
         assert line.plc.listening.wait(WAIT_S)
-        line.client = ModbusClient("127.0.0.1", line.plc.port, entries=16, poll_ms=1e7, heartbeat_ms=1e7)
+        line.client = ModbusClient("127.0.0.1", line.plc.port, ring=16, poll_ms=1e7, heartbeat_ms=1e7)
         with running(lambda stop: line.client.run(stop, line.desk.fire)) as stop:
             wait_for(line.client.connected.is_set, "connected")
             line.client.tell(answer(trigger(7)))
@@ -198,7 +198,7 @@ side, port = sys.argv[1], int(sys.argv[2])
 if side == "server":
     edge = ModbusServer("127.0.0.1", port, heartbeat_ms=20)
 else:
-    edge = ModbusClient("127.0.0.1", port, entries=16, heartbeat_ms=20)
+    edge = ModbusClient("127.0.0.1", port, ring=16, heartbeat_ms=20)
 edge.status(True, False)
 edge.run(threading.Event(), lambda t: edge.tell(Answer(t.sequence, "OK", "no-defect", 1, t, t.at_ns, t.at_ns + 10**12)))
 """
