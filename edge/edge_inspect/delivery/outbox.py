@@ -9,8 +9,8 @@
    stay `retain_s` for that, then go.
 5. At the cap, pictures of acked reports go first, then acked reports, then pictures that wait, oldest first, then the
    new report's own. Metadata that has not arrived is never dropped: `put` raises OutboxFull instead.
-6. On a full disk reports go on being kept, without their pictures, in the reserve (`outbox_reserve`), then in the room
-   of pictures that are given up; when that is used up too, `put` raises DiskFull.
+6. On a full disk reports go on being kept, without their pictures: in the room of what is given up, in that order too,
+   then in the reserve (`outbox_reserve`). When that is used up `put` raises DiskFull.
 
     outbox = Outbox(state_dir / "outbox.sqlite3", device="edge-0017")
     outbox.put(report)                              # StorageFailing: still the caller's
@@ -22,10 +22,12 @@ One instance is shared by the threads that put and send; every call holds its lo
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from edge_inspect.delivery import outbox_reserve, outbox_rows
 from edge_inspect.delivery.outbox_db import DiskFull, OutboxDatabase
@@ -39,6 +41,7 @@ from edge_wire.fields import BIG
 from edge_wire.messages import DefectReport, ReportId, join
 
 FILE_NAME = "outbox.sqlite3"
+T = TypeVar("T")
 RETAIN_S = 72 * 3600.0
 CAP_BYTES = 1 << 30
 
@@ -106,9 +109,9 @@ class Outbox:
         return self._file.salvage
 
     @property
-    def reserve_spent(self) -> bool:
-        """The disk was full: reports are kept without pictures until `refill` finds room."""
-        return self._file.reserve_spent
+    def disk_full(self) -> bool:
+        """The disk had no room: reports are kept without pictures until `refill` finds some."""
+        return self._file.disk_full
 
     def put(self, report: DefectReport) -> ReportId:
         """Keep one report; see `put_many`."""
@@ -121,17 +124,13 @@ class Outbox:
         first.
         """
         with self._file.mutex:
-            pictures = self._make_room(reports) and not self._file.reserve_spent
-            while True:
-                try:
-                    return self._insert(reports, pictures)
-                except DiskFull:
-                    pictures = False
-                    if not (self._file.spend_reserve() or self._give_up_some()):
-                        raise
+            pictures = self._make_room(reports)
+            ids = self._write(lambda db: self._insert(db, reports, pictures and not self.disk_full))
+            self._file.gave(ids[-1].seq)
+            return ids
 
     def refill(self) -> bool:
-        """Hold the reserve (again), if the disk has room for it; whether it is held now. Raises StorageFailing."""
+        """See whether a full disk has room again, and hold the reserve; whether it is held. Raises StorageFailing."""
         return self._file.refill_reserve()
 
     def room(self) -> outbox_reserve.Room:
@@ -175,34 +174,24 @@ class Outbox:
 
     def mark_sent(self, rows: Iterable[int]) -> None:
         """The broker has taken these rows (again). Raises StorageFailing."""
-        now_ns = self._utc_ns()
-        with self._file.writing() as db:
-            db.executemany(
-                f"UPDATE report SET state = {SENT}, sent_ns = ?, sends = sends + 1 WHERE row = ? AND state < {ACKED}",
-                [(now_ns, row) for row in rows],
-            )
+        values = [(self._utc_ns(), row) for row in rows]
+        query = f"UPDATE report SET state = {SENT}, sent_ns = ?, sends = sends + 1 WHERE row = ? AND state < {ACKED}"
+        self._write(lambda db: db.executemany(query, values))
 
     def ack_rows(self, rows: Iterable[int]) -> None:
         """These rows have arrived where they should be. Raises StorageFailing."""
-        now_ns = self._utc_ns()
-        with self._file.writing() as db:
-            db.executemany(
-                f"UPDATE report SET state = {ACKED}, acked_ns = ? WHERE row = ? AND state < {ACKED}",
-                [(now_ns, row) for row in rows],
-            )
+        values = [(self._utc_ns(), row) for row in rows]
+        query = f"UPDATE report SET state = {ACKED}, acked_ns = ? WHERE row = ? AND state < {ACKED}"
+        self._write(lambda db: db.executemany(query, values))
 
     def ack_ranges(self, epoch: str, ranges: Iterable[tuple[int, int]]) -> int:
         """Every seq from first to last, both included, has arrived; how many are news. Raises StorageFailing."""
-        now_ns = self._utc_ns()
-        with self._file.writing() as db:
-            return sum(
-                db.execute(
-                    f"UPDATE report SET state = {ACKED}, acked_ns = ? WHERE state < {ACKED} AND seq BETWEEN ? AND ? "
-                    "AND epoch = (SELECT number FROM epoch WHERE name = ?)",
-                    (now_ns, first, last, epoch),
-                ).rowcount
-                for first, last in ranges
-            )
+        values = [(self._utc_ns(), first, last, epoch) for first, last in ranges]
+        query = (
+            f"UPDATE report SET state = {ACKED}, acked_ns = ? WHERE state < {ACKED} AND seq BETWEEN ? AND ? "
+            "AND epoch = (SELECT number FROM epoch WHERE name = ?)"
+        )
+        return self._write(lambda db: sum(int(db.execute(query, value).rowcount) for value in values))
 
     def send_again(self, epoch: str, first: int, last: int, *, limit: int = BATCH, sent_for_s: float = 0.0) -> Again:
         """The plant wants these reports (again); what the broker took less than `sent_for_s` ago is on its way.
@@ -211,8 +200,9 @@ class Outbox:
         """
         now_ns = self._utc_ns()
         before_ns = now_ns - round(sent_for_s * 1e9)
-        with self._file.writing() as db:
-            return send_again(db, epoch, first, last, limit=limit, sent_before_ns=before_ns, now_ns=now_ns)
+        return self._write(
+            lambda db: send_again(db, epoch, first, last, limit=limit, sent_before_ns=before_ns, now_ns=now_ns)
+        )
 
     def prune(self) -> int:
         """Forget reports that were acked more than `retain_s` ago; how many. Raises StorageFailing."""
@@ -232,21 +222,27 @@ class Outbox:
         with self._file.reading() as db:
             return read_stats(db, self._utc_ns())
 
-    def _insert(self, reports: Sequence[DefectReport], pictures: bool) -> list[ReportId]:
-        left = 0
-        with self._file.writing() as db:
-            epoch = self._file.epoch
-            assert epoch is not None
-            limit_bytes, now_ns = self.payload_limit_bytes, self._utc_ns()
-            for seq, report in enumerate(reports, start=epoch.last_seq + 1):
-                if report.device != self._device:
-                    raise ValueError(f"a report of {report.device} in the outbox of {self._device}")
-                left += outbox_rows.insert(
-                    db, epoch, seq, report, picture=pictures, limit_bytes=limit_bytes, put_ns=now_ns
-                )
-            last_seq = epoch.last_seq + len(reports)
-            db.execute("UPDATE epoch SET last_seq = max(last_seq, ?) WHERE number = ?", (last_seq, epoch.number))
-        self._file.epoch = epoch._replace(last_seq=last_seq)
+    def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """`change` in one transaction, for which the file is grown or, on a full disk, room is made."""
+        with self._file.mutex:
+            while True:
+                try:
+                    with self._file.writing() as db:
+                        return change(db)
+                except DiskFull:
+                    if not (self._file.grow() or self._give_up_some() or self._file.spend_reserve()):
+                        raise
+
+    def _insert(self, db: sqlite3.Connection, reports: Sequence[DefectReport], pictures: bool) -> list[ReportId]:
+        epoch = self._file.epoch
+        assert epoch is not None
+        left, limit_bytes, now_ns = 0, self.payload_limit_bytes, self._utc_ns()
+        for seq, report in enumerate(reports, start=epoch.last_seq + 1):
+            if report.device != self._device:
+                raise ValueError(f"a report of {report.device} in the outbox of {self._device}")
+            left += outbox_rows.insert(db, epoch, seq, report, picture=pictures, limit_bytes=limit_bytes, put_ns=now_ns)
+        last_seq = epoch.last_seq + len(reports)
+        db.execute("UPDATE epoch SET last_seq = max(last_seq, ?) WHERE number = ?", (last_seq, epoch.number))
         self.pictures_left += left
         return [ReportId(self._device, epoch.name, seq) for seq in range(epoch.last_seq + 1, last_seq + 1)]
 

@@ -3,7 +3,8 @@
 1. `writing` is one transaction, all or nothing. Any failure but a full disk drops the connection; what it may have left
    half-synced is written again, into the main file, before the next commit. A failed sync is never simply repeated.
 2. A full disk is no failure of that kind: the transaction is rolled back (DiskFull), the connection stays.
-3. A broken file is set aside and replaced while opening; the reserve is made while opening, if the disk has room.
+3. A broken file is set aside and replaced while opening; the reserve is made while opening, if the disk has room. The
+   file grows only when asked to (`grow`): a transaction that finds no free page is DiskFull, too.
 4. The epoch goes on where this process last gave a number, also when a failed commit left more than that in the file.
 
 Raises Refusal for a second daemon, a newer file, undelivered reports of another device; StorageFailing for the rest.
@@ -39,8 +40,8 @@ class OutboxDatabase:
         self.epoch: file.Epoch | None = None
         """Of the reports put next; None until the file could be opened."""
         self.reserve_bytes = reserve.size_for(cap_bytes)
-        self.reserve_spent = False
-        """The disk was full (or still is): reports are kept without their pictures."""
+        self.disk_full = False
+        """The disk had no room for the file to grow, or for the reserve, when that was last tried."""
         self._device = device
         self._pages = cap_bytes // 4096
         self._utc_ns = utc_ns
@@ -50,6 +51,7 @@ class OutboxDatabase:
         self._was_open = False
         self._closed = False
         self._lock_handle = -1
+        self._handles: list[int] = []  # of the file and of its -shm, to hold blocks for them; see `reserve.open_beside`
 
     def close(self) -> None:
         """Close file and lock; waits for a call in another thread."""
@@ -57,7 +59,7 @@ class OutboxDatabase:
             self._closed = True
             if self._db is not None:
                 file.close_in_place(self._db, self.path)
-                self._db = None
+            self._drop()
             if self._lock_handle >= 0:
                 os.close(self._lock_handle)
                 self._lock_handle = -1
@@ -89,32 +91,52 @@ class OutboxDatabase:
                 self._drop()  # and with it whatever the transaction had done
                 raise
 
+    def gave(self, seq: int) -> None:
+        """The reports up to `seq` of this epoch are committed."""
+        assert self.epoch is not None
+        self.epoch = self.epoch._replace(last_seq=seq)
+
+    def grow(self) -> bool:
+        """Give the file some free pages; False at its cap or without room on the disk."""
+        with self.mutex:
+            try:
+                db = self._trusted()
+                more = min(reserve.GROW_PAGES, self._pages - reserve.limit(db))
+                if more <= 0:
+                    return False
+                if reserve.grow(db, self._handles[0], more):
+                    return True
+            except sqlite3.Error as err:
+                if not (file.is_full(err) and self._rolled_back()):
+                    self._suspect = True
+                    raise self._dropped(err) from err
+            self.disk_full = True
+            return False
+
     def spend_reserve(self) -> bool:
-        """Give the reserve's pages to the reports; False if that was done before."""
+        """Give a piece of the reserve to the reports; False if nothing is left of it."""
         with self.writing() as db:
-            held = reserve.held_bytes(db)
-            if held:
-                reserve.spend(db)
-        self.reserve_spent = True
-        return held > 0
+            return reserve.spend(db)
 
     def refill_reserve(self) -> bool:
-        """Hold the reserve again, if the disk has room for it; whether it is held now."""
+        """Hold the reserve (again), if the disk has room for it; whether it is held now."""
         with self.mutex:
             self._trusted()
-            if self.reserve_spent:
-                _, free_bytes, _ = reserve.disk_of(self.path.parent)
-                if free_bytes >= 2 * (self.reserve_bytes + reserve.WAL_BYTES):
-                    self._fill_reserve()
-            return not self.reserve_spent
+            _, free_bytes, _ = reserve.disk_of(self.path.parent)
+            if free_bytes >= 2 * (self.reserve_bytes + reserve.WAL_BYTES):
+                self.disk_full = False
+            held = self.disk_full or self._filled()
+            return held and reserve.held_bytes(self._trusted()) >= self.reserve_bytes and reserve.hold_wal(self.path)
 
-    def _fill_reserve(self) -> None:
-        try:
-            with self.writing() as db:
-                reserve.fill(db, self.reserve_bytes)
-            self.reserve_spent = not reserve.hold_wal(self.path)
-        except DiskFull:
-            self.reserve_spent = True
+    def _filled(self) -> bool:
+        while reserve.held_bytes(self._trusted()) < self.reserve_bytes:
+            try:
+                with self.writing() as db:
+                    reserve.fill(db)
+            except DiskFull:
+                if not self.grow():
+                    return False
+        return True
 
     def _rolled_back(self) -> bool:
         """After a write that found no room: nothing of it is in the file, and the connection is as good as before."""
@@ -136,6 +158,8 @@ class OutboxDatabase:
         if self._db is not None:
             file.close_quietly(self._db)
             self._db = None
+        while self._handles:
+            os.close(self._handles.pop())
 
     def _trusted(self) -> sqlite3.Connection:
         """A connection below which nothing stands that a failed sync may have left half on the disk."""
@@ -144,9 +168,8 @@ class OutboxDatabase:
             if not file.write_back(db) and self._was_open:
                 raise StorageFailing(f"{self.path}: in use by another program after a failed write")
             self._suspect, self._was_open = False, True
-            self.reserve_spent = not reserve.hold_wal(self.path) or not reserve.held_bytes(db)
-            if self.reserve_spent:
-                self._fill_reserve()
+            self.disk_full = True  # until it is seen that it is not
+            self.refill_reserve()
         return self._connection()
 
     def _connection(self) -> sqlite3.Connection:
@@ -156,12 +179,14 @@ class OutboxDatabase:
             self._lock_handle = file.hold_lock(self.path)
         if self._db is None:
             try:
-                db = file.connect(self.path, page_limit=self._pages, check=self._check)
+                db = file.connect(self.path, check=self._check)
             except file.Broken as err:
                 self.salvage = replace(self.path, str(err), device=self._device, now_ns=self._utc_ns())
-                db = file.connect(self.path, page_limit=self._pages, check="")
+                db = file.connect(self.path, check="")
             try:
                 newest = file.enter_epoch(db, self.path, self._device, self._utc_ns())
+                reserve.limit(db)
+                self._handles = reserve.open_beside(self.path)
             except BaseException:
                 file.close_quietly(db)
                 raise

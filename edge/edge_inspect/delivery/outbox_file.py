@@ -22,7 +22,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from edge_inspect.delivery.outbox_reserve import hold_wal
+from edge_inspect.delivery.outbox_reserve import hold_wal, insist_on_room_for_index
 from edge_inspect.errors import Refusal, StorageFailing
 
 SCHEMA = 1
@@ -115,7 +115,7 @@ def hold_lock(path: Path) -> int:
     return lock
 
 
-def connect(path: Path, *, page_limit: int, check: Check) -> sqlite3.Connection:
+def connect(path: Path, *, check: Check) -> sqlite3.Connection:
     """Open or create the file: WAL and FULL read back, checked as far as asked for, our tables there.
 
     Raises Broken, StorageFailing, or Refusal (newer schema, no WAL here).
@@ -124,6 +124,7 @@ def connect(path: Path, *, page_limit: int, check: Check) -> sqlite3.Connection:
     try:
         if fresh.exists() and not path.exists():  # killed just before the last step of `replace`
             fresh.rename(path)
+        insist_on_room_for_index(path)
         db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     except (sqlite3.Error, OSError) as err:
         raise _translated(err, path) from err
@@ -132,7 +133,6 @@ def connect(path: Path, *, page_limit: int, check: Check) -> sqlite3.Connection:
         if check and (found := str(_pragma(db, f"{check}(1)"))) != "ok":
             raise Broken(" ".join(found.split())[:200])
         _insist_on_schema(db, path)
-        db.execute(f"PRAGMA max_page_count = {max(page_limit, 64)}")
     except BaseException as err:
         close_quietly(db)
         if isinstance(err, sqlite3.Error | OSError):
@@ -181,6 +181,7 @@ def _pragma(db: sqlite3.Connection, name: str) -> Any:
 def _insist_on_durability(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA secure_delete = OFF")  # Debian's SQLite would write every page that becomes free
     mode, level = _pragma(db, "journal_mode"), _pragma(db, "synchronous")
     if mode != "wal" or level != 2:
         raise Refusal(

@@ -65,7 +65,7 @@ def _carry_over(broken: Path, fresh: Path, device: str, now_ns: int) -> int:
     Rows are read forwards until SQLite stumbles, then backwards from the end until it stumbles again.
     """
     with (
-        contextlib.closing(connect(fresh, page_limit=2**31, check="")) as db,
+        contextlib.closing(connect(fresh, check="")) as db,
         contextlib.closing(read_only(broken)) as source,
     ):
         rows: dict[int, tuple[Any, ...]] = {}

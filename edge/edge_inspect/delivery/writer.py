@@ -125,8 +125,8 @@ class OutboxWriter:
 
     def _little_room(self) -> list[Degraded]:
         found = []
-        if self._outbox.reserve_spent:
-            detail = f"reports are kept without pictures, {RESERVE_REPORTS} of them for certain"
+        if self._outbox.disk_full:
+            detail = f"reports are kept without pictures; there is room for {RESERVE_REPORTS} at least, then none"
             found.append(Degraded(code="disk-full", detail=detail))
         if (room := self._room) is None:
             return found

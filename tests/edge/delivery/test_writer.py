@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from edge_inspect.delivery.outbox import Outbox, OutboxFull
+from edge_inspect.delivery.outbox_reserve import Room
 from edge_inspect.delivery.writer import OutboxWriter
 from edge_inspect.errors import StorageFailing
 from edge_wire.messages import DefectReport, ReportId
@@ -28,6 +29,7 @@ class Disk(Outbox):
         self.free.set()
         self.batches: list[int] = []
         self.tried = threading.Semaphore(0)
+        self.rooms = Room(1 << 30, 0, 1 << 40, 1 << 39, 10**6, 1 << 22)
 
     def put_many(self, reports: Sequence[DefectReport]) -> list[ReportId]:
         self.tried.release()
@@ -36,6 +38,9 @@ class Disk(Outbox):
             raise self.error
         self.batches.append(len(reports))
         return super().put_many(reports)
+
+    def room(self) -> Room:
+        return self.rooms
 
     def parts(self) -> list[int]:
         return part_numbers([self.payload(row.number) for row in self.window(100_000)])
@@ -175,3 +180,43 @@ def test_vitals_are_none_while_the_file_cannot_be_read(disk: Disk, monkeypatch: 
 
     monkeypatch.setattr(disk, "stats", broken)
     assert writer.vitals() is None
+
+
+@pytest.mark.parametrize(
+    ("room", "codes"),
+    [
+        (Room(1000, 799, 10**6, 10**5, None, 1), []),
+        (Room(1000, 800, 10**6, 10**5, None, 1), ["outbox-nearly-full"]),
+        (Room(10**5, 0, 10**6, 200_001, 10**6, 1), []),
+        (Room(10**5, 0, 10**6, 200_000, 10**6, 1), ["disk-nearly-full"]),
+        (Room(10**3, 0, 10**6, 200_000, 10**6, 1), []),  # little in per cent, a lot for this outbox
+        (Room(10**3, 0, 10**6, 10**6, 99, 1), ["disk-nearly-full"]),  # bytes, but no inodes
+    ],
+)
+def test_little_room_is_an_alarm_from_80_percent_on_said_once_and_taken_back(
+    disk: Disk, room: Room, codes: list[str]
+) -> None:
+    now_s = [0.0]
+    disk.rooms = room
+    writer = OutboxWriter(disk, wake=lambda: None, monotonic_s=lambda: now_s[0])
+    with structlog.testing.capture_logs() as lines, running(writer):
+        until(lambda: writer._room is not None)
+        assert [alarm.code for alarm in writer.alarms()] == codes
+        disk.rooms = Room(1000, 0, 10**6, 10**6, None, 1)
+        now_s[0] += 60
+        until(lambda: not writer.alarms() and writer._room == disk.rooms)
+    said = [(line["event"], line["code"]) for line in lines]
+    assert said == [(f"outbox.{event}", code) for event in ("little_room", "room_again") for code in codes]
+
+
+def test_vitals_do_not_wait_for_a_write_that_hangs(disk: Disk) -> None:
+    writer = OutboxWriter(disk, wake=lambda: None)
+    disk.free.clear()
+    with running(writer):
+        writer.hand_over(report(1))
+        assert disk.tried.acquire(timeout=20)
+        with disk._file.mutex:
+            until(lambda: writer._stands_still(1.5))
+            assert writer.vitals() is None
+        disk.free.set()
+        until(lambda: writer.vitals() is not None)
