@@ -119,6 +119,10 @@ class GpioConfig(Table):
     active_low: bool = False
     """All lines of this table mean "on" when they are low."""
 
+    def wires(self) -> dict[str, int | None]:
+        """What `line.gpio.Wires` is made of."""
+        return {name.removesuffix("_line"): value for name, value in self if name.endswith("_line")}
+
 
 class LineMqttConfig(Table):
     """`[line.mqtt]`: triggers and answers as JSON over MQTT; for lines that can wait for a network."""

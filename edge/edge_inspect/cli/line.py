@@ -1,4 +1,4 @@
-"""`edge-inspect line`: the line's side, by hand: send triggers to a running daemon and see its answers."""
+"""`edge-inspect line`: the line's side, by hand: send triggers to a running daemon, drive outputs to rest."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import typer
 
 from edge_inspect.cli.options import AsJson
 from edge_inspect.cli.output import emit
+from edge_inspect.config import load_config
 from edge_inspect.config_model import default_state_dir
 from edge_inspect.counts import Durations
 from edge_inspect.errors import Refusal
@@ -22,14 +23,10 @@ from edge_inspect.line.protocol import MOST_SEQUENCE
 
 
 def add(app: typer.Typer) -> None:
-    line = typer.Typer(no_args_is_help=True, help="Play the line's part towards a running daemon.")
-    line.callback()(_group)
+    line = typer.Typer(no_args_is_help=True, help="The line by hand: trigger a running daemon, rest the outputs.")
     line.command("trigger")(trigger)
+    line.command("rest")(rest)
     app.add_typer(line, name="line")
-
-
-def _group() -> None:
-    """Keeps `line` a group while it has one command."""
 
 
 Socket = Annotated[
@@ -37,6 +34,7 @@ Socket = Annotated[
     typer.Option("--socket", metavar="PATH", help="Default: line-line.sock in the state folder."),
 ]
 Count = Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many triggers, one after the other.")]
+ConfigFile = Annotated[Path, typer.Option("--config", metavar="FILE", help="The daemon's configuration.")]
 First = Annotated[
     int | None,
     typer.Option("--first", metavar="SEQ", min=0, max=MOST_SEQUENCE, help="First number. (default: from the clock)"),
@@ -73,6 +71,25 @@ def trigger(
                 "latency_ms": {**latency.summary(50, 99), "max": latency.max_ms},
             }
         )
+
+
+def rest(config: ConfigFile, json_: AsJson = False) -> None:
+    """Drive all GPIO outputs of a configuration to their fail-safe levels, for `ExecStopPost=`.
+
+    Example: edge-inspect line rest --config /etc/edge-inspect/edge-inspect.toml
+    """
+    rested = []
+    for line in load_config(config).line:
+        if (table := line.gpio) is None:
+            continue
+        from edge_inspect.line.gpio import Wires, drive_to_rest
+
+        wires = Wires(**table.wires())
+        drive_to_rest(table.chip, wires, active_low=table.active_low, rejects_at_rest=line.fail_safe == "reject")
+        sys.stderr.write(f"line {line.name}: outputs of {table.chip} are at rest\n")
+        rested.append(line.name)
+    if json_:
+        emit({"ok": True, "lines": rested})
 
 
 def _answers(path: Path, start: int, count: int, timeout_s: float) -> Iterator[dict[str, Any]]:

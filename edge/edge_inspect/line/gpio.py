@@ -73,6 +73,13 @@ class Wires:
             raise ValueError(f"a GPIO line is given twice: {sorted(used)}")
 
 
+def drive_to_rest(chip: Path, wires: Wires, *, active_low: bool, rejects_at_rest: bool) -> None:
+    """For chips that keep their levels when a daemon was killed. Raises GpioGone, BadConfig."""
+    rest = wires.outputs(Signals(rejects_at_rest=rejects_at_rest).rest)
+    if rest:
+        request_pins(chip, {}, rest, active_low=active_low, buffered=0).close()
+
+
 class GpioLine:
     """Trigger source and answer output in one; `run` once.
 

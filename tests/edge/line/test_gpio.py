@@ -294,6 +294,27 @@ def test_chip_that_keeps_levels_is_driven_to_rest_by_the_next_start(chip: GpioCh
     assert not chip.level(OK)
 
 
+def test_command_after_a_kill_drives_kept_levels_to_rest(chip: GpioChip, work: Work, tmp_path: Path) -> None:
+    config = tmp_path / "edge-inspect.toml"
+    config.write_text(
+        '[[camera]]\nname = "left"\nsource = "sim"\n[[line]]\nfail_safe = "reject"\n[line.reject]\ntravel_ms = 500\n'
+        f"[line.gpio]\ntrigger_line = {TRIGGER}\nok_line = {OK}\nng_line = {NG}\nreject_line = {REJECT}\n"
+    )
+    chip.keeps_levels = True
+    worker = work(pulse_ms=LONG_MS)
+    worker.do(status=[True, False])
+    worker.do(tell="OK", seq=1)
+    chip.wait_for(lambda: chip.level(OK), "OK")
+    worker.kill()
+    chip.wait_for(lambda: ("released", "edge-inspect") in chip.log, "released")
+    command = [sys.executable, "-m", "edge_inspect", "line", "rest", "--config", str(config), "--json"]
+    printed = subprocess.run(
+        command, env=chip.environment(), capture_output=True, text=True, timeout=WAIT_S, check=True
+    )
+    assert json.loads(printed.stdout) == {"ok": True, "lines": ["line"]}
+    assert not chip.level(OK) and not chip.level(NG) and chip.level(REJECT)
+
+
 def test_missing_chip_is_one_line_and_is_found_when_it_comes(chip: GpioChip, work: Work) -> None:
     chip.unplug()
     worker = work(opens=False)
