@@ -6,12 +6,16 @@
     outbox          the writing side of the SQLite outbox       dies, or a write never returns
     courier         the MQTT connection                         dies, or hangs
     evidence        the ring of pictures on disk                dies; a disk that hangs is an alarm only
+    line-<name>-..  `deadline`: what is not judged in time;     dies, or hangs
+                    `reject`: which parts are on their way out;
+                    `<adapter>`: one connection to the line
     vitals          nothing; reads counters, publishes them     dies, or hangs
     status          the status socket and the metrics port      dies, or hangs
     (main)          signals, the watchdog, the end
 
 1. Every thread is one `run(stop)`; one that dies takes the process down, and systemd brings it back.
-2. At the end cameras stop first, frames in hand get their verdict, reports reach the disk, the broker hears goodbye.
+2. At the end lines hear that nobody is ready, cameras stop, frames in hand get their verdict, lines fall to their
+   fail-safe state, reports reach the disk, the broker hears goodbye.
 3. The watchdog is fed from the main thread, only while every thread's heart moves (`_hearts` is the list of them); one
    that stands still for its patience (10 to 12 s) ends the process with every thread's stack in the log.
 
@@ -21,6 +25,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +47,8 @@ from edge_inspect.health.doors import Doors, doors
 from edge_inspect.health.notify import Heart, Notifier, Watchdog
 from edge_inspect.health.observed import LinkPulse, Observed
 from edge_inspect.health.patience import Patience
+from edge_inspect.line.open import Adapter
+from edge_inspect.lines import Lines
 from edge_inspect.pipeline import Judged, Lane, Pipeline, Watcher
 from edge_inspect.reporting import defect_report, evidence_subject
 from edge_inspect.station import Engines, Station
@@ -51,9 +58,14 @@ from edge_wire.topics import Topics
 log = structlog.get_logger()
 
 OUTBOX_LOOK_EVERY_S = 5.0
+MOST_ALARMS = 64
+"""That a state message has room for."""
 START_MORE_S = 30.0
 END_S = 9.0
 """How long the end may take in all. What the courier cannot deliver meanwhile lies in the outbox."""
+SWITCH_S = 0.001
+"""With a line: how long a thread that computes may keep the others from running; Python's own 0.005 is a lot of a
+deadline."""
 KEEP_FOR_DELIVERY_S = 6.0
 """Of it, what frames in hand leave for the outbox and the broker."""
 
@@ -72,12 +84,12 @@ class Thread(threading.Thread):
         super().__init__(name=name, daemon=True)
         self.error: BaseException | None = None
         self._body = body
-        self._stop_this = stop
+        self.stop = stop
         self._end_all = end
 
     def run(self) -> None:
         try:
-            self._body(self._stop_this)
+            self._body(self.stop)
         except BaseException as err:  # noqa: BLE001 - a thread's top: the main thread raises it again
             self.error = err
             self._end_all.set()
@@ -87,6 +99,7 @@ class Appliance:
     """Built from a configuration; `run` blocks until the end.
 
     cameras: already built cameras by name, instead of what `source` says (simulations, tests).
+    adapters: already built ones by the line's name, instead of what `[[line]]` says (simulations, tests).
     tell: hears each verdict first, in the inspect thread; must not wait.
     deliver: False keeps everything in the process: no outbox, no broker (replays).
     first_open_s: give up if a camera cannot be opened for so long at the start; None tries for ever.
@@ -97,6 +110,7 @@ class Appliance:
         config: Config,
         *,
         cameras: Mapping[str, Camera] | None = None,
+        adapters: Mapping[str, Sequence[Adapter]] | None = None,
         watchers: Sequence[Watcher] = (),
         tell: Callable[[Lane, Judged], None] = lambda lane, judged: None,
         deliver: bool = True,
@@ -125,6 +139,7 @@ class Appliance:
             )
             for camera in config.camera
         }  # fmt: skip
+        self.lines = Lines(config, self.topics, self.stations, self.pipeline, adapters or {})
         self.outbox: Outbox | None = None
         self.writer: OutboxWriter | None = None
         self.courier: Courier | None = None
@@ -150,8 +165,11 @@ class Appliance:
         send = [self._thread("courier", self.courier.run, send_stop)] if self.courier else []
         pulse = [self._thread("vitals", self._pulse.run, pulse_stop)] if self._pulse else []
         pulse += [self._thread("status", self._doors.run, pulse_stop)] if self._doors else []
+        lines = [self._thread(name, body, threading.Event()) for name, _, body in self.lines.threads()]
         pictures = [self._thread("evidence", self.evidence.run, picture_stop)] if self.evidence else []
-        threads = [*keep, *send, *pulse, *pictures, inspect, *grabs]
+        threads = [*keep, *send, *pulse, *pictures, *lines, inspect, *grabs]
+        switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S if lines else switch_s)
         if self._doors:
             self._doors.open()
         for thread in threads:
@@ -161,15 +179,19 @@ class Appliance:
         finally:
             self._notifier.stopping()
             until = time.monotonic() + END_S
+            self.lines.wind_down()
             _join(grabs, until, capture_stop)
             _join([inspect], until - KEEP_FOR_DELIVERY_S)  # it ends by itself once every ring is empty
             _join([inspect], until, inspect_stop)
+            for thread in lines:  # what decides before what tells the outside
+                _join([thread], until, thread.stop)
             picture_stop.set()
             _join(pulse, until, pulse_stop)
             _join(keep, until, keep_stop)
             _join(send, until, send_stop)
             _join(pictures, until, picture_stop)  # last: reports come before pictures
             self._close(inspect, [*keep, *send, *pulse])
+            sys.setswitchinterval(switch_s)
         for thread in threads:
             if thread.error is not None:
                 raise thread.error
@@ -208,7 +230,7 @@ class Appliance:
                 wire.CameraState(name=name, status=wire.CameraStatus(s.status), reason=s.trouble)
                 for name, s in self.stations.items()
             ),
-            degraded=(*alarms, *self._drifting()),
+            degraded=(*alarms, *self.lines.alarms(), *self._drifting())[:MOST_ALARMS],
         )
 
     def _drifting(self) -> list[wire.Degraded]:
@@ -228,6 +250,7 @@ class Appliance:
             python=platform.python_version(),
             uptime_s=time.monotonic() - self.started,
             cameras=[station.pulse() for station in self.stations.values()],
+            lines=self.lines.counts(),
             outbox=self._outbox_vitals,
             link=LinkPulse(courier.connected, str(courier.failure or ""), courier.vitals()) if courier else None,
             alarms=self.state().degraded,
@@ -241,6 +264,7 @@ class Appliance:
         if self.writer is not None and time.monotonic() >= self._next_outbox_look_s:
             self._next_outbox_look_s = time.monotonic() + OUTBOX_LOOK_EVERY_S
             self._outbox_vitals = self.writer.vitals()
+        self.lines.show_alarms()
         if self.courier is not None:
             self._publish()
 
@@ -255,9 +279,8 @@ class Appliance:
             self._next_vitals_s = time.monotonic() + vitals.EVERY_S
             pulses = [station.pulse() for station in self.stations.values()]
             link, evidence = self.courier.vitals(), self.evidence.vitals() if self.evidence else None
-            self.courier.publish_vitals(
-                vitals.vitals(self.topics, self.started, pulses, self.writer.vitals(), link, evidence)
-            )
+            outbox, lines = self.writer.vitals(), self.lines.vitals()
+            self.courier.publish_vitals(vitals.vitals(self.topics, self.started, pulses, outbox, link, evidence, lines))
 
     def _close(self, inspect: Thread, delivering: Sequence[Thread]) -> None:
         """Close what no living thread uses any more; the rest goes with the process."""
@@ -300,6 +323,7 @@ class Appliance:
         hearts.append(Heart("inspect", partial(_beat_of, self.pipeline)))
         waiting_for_disk = {"outbox": self.writer, "courier": self.courier, "vitals": self._pulse}
         hearts += [Heart.waits_for_disk(name, partial(_beat_of, who)) for name, who in waiting_for_disk.items() if who]
+        hearts += [Heart(name, partial(_beat_of, who)) for name, who, _ in self.lines.threads()]
         hearts += [Heart("status", partial(_beat_of, self._doors))] if self._doors else []
         return hearts
 

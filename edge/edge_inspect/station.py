@@ -26,6 +26,8 @@ from edge_inspect.inference.engine import Engine, preferred
 from edge_inspect.inference.letterbox import Letterbox
 from edge_inspect.inference.package import DEFAULT_MODEL, ModelPackage, find_model
 from edge_inspect.inference.providers import choose
+from edge_inspect.line.desk import CAMERA_LOST, NOT_READY, Desk
+from edge_inspect.line.outlet import Outlet
 from edge_inspect.pipeline import Lane
 from edge_inspect.reporting import Identity
 from edge_inspect.verdict.judge import Judge
@@ -93,6 +95,8 @@ class Station:
         self.counts = LaneCounts()
         self.camera = camera or camera_from(config.address(), **config.options())
         self.lane: Lane | None = None
+        self.line: Desk | Outlet | None = None
+        """Its production line's side, if it has one; set before the grabber runs."""
         self.identity: Identity | None = None
         self.grabber = Grabber(config.name, self.camera, self._prepare, self.counts, first_open_s=first_open_s)
         self._topics = topics
@@ -118,6 +122,16 @@ class Station:
         if self.grabber.state == "lost":
             return "camera-lost"
         return self.lane.dead_picture if self.lane else ""
+
+    @property
+    def line_trouble(self) -> str:
+        """Why a trigger cannot be judged at all right now, as the line is told; else empty.
+
+        A dead picture is no such reason: where a lamp flashes with the trigger, every other picture is black.
+        """
+        if self.lane is None or self.grabber.state == "opening":
+            return NOT_READY
+        return "" if self.grabber.state == "up" else CAMERA_LOST
 
     @property
     def drift(self) -> str:
@@ -153,12 +167,13 @@ class Station:
             engine=engine,
             letterbox=Letterbox(height_px, width_px, engine.height, engine.width),
             decoder=Decoder(engine.layout, classes),
-            finder=part_finder(self.recipe, height_px, width_px),
+            finder=part_finder(self.recipe, height_px, width_px, self.line if isinstance(self.line, Desk) else None),
             judge=Judge(self.recipe, classes),
             recipe=self.recipe,
             thresholds=self.thresholds,
             counts=self.counts,
             check=PictureCheck(height_px, width_px, frozen_frames=self._frozen_frames()),
+            line=self.line,
         )
         self.identity = Identity(
             topics=self._topics,
@@ -186,7 +201,7 @@ class Station:
             return None
         if getattr(self.camera, "may_repeat", False):
             return FROZEN_WHERE_PICTURES_MAY_REPEAT
-        return 2 if self.recipe.part.mode == "frame" else 5
+        return 5 if self.recipe.part.mode == "barrier" else 2
 
     def _camera_digest(self, form: Format) -> str:
         """Another camera, format or setting: another digest. The settings that the driver gave count, not the asked."""

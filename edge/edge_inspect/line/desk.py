@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_inspect.counts import LineCounts
-from edge_inspect.line.protocol import MOST_SEQUENCE, Answer, AnswerKind, AnswerOutput, Trigger
+from edge_inspect.line.protocol import MOST_SEQUENCE, Answer, AnswerKind, Hears, Trigger
 
 CAMERA_LOST = "camera-lost"
 DEADLINE = "deadline"
@@ -69,7 +69,7 @@ class Desk:
     def __init__(
         self,
         deadline_ns: int,
-        outputs: Sequence[AnswerOutput],
+        outputs: Sequence[Hears],
         *,
         margin_ns: int = 0,
         delay_ns: int = 0,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from edge_inspect.counts import LineCounts
 from edge_inspect.line.desk import DEADLINE, LOOK_EVERY_S, NOT_READY
-from edge_inspect.line.protocol import MOST_SEQUENCE, Answer, AnswerKind, AnswerOutput, Trigger
+from edge_inspect.line.protocol import MOST_SEQUENCE, Answer, AnswerKind, Hears, Trigger
 
 SOURCE = "camera"
 NO_DEADLINE_NS = 1 << 62
@@ -29,7 +29,7 @@ class Outlet:
 
     def __init__(
         self,
-        outputs: Sequence[AnswerOutput],
+        outputs: Sequence[Hears],
         *,
         deadline_ns: int | None = None,
         trouble: Callable[[], str] = lambda: "",
@@ -42,12 +42,13 @@ class Outlet:
         self._trouble = trouble
         self._clock_ns = clock_ns
         self._held = ""
+        self._ends = False
         self._status: tuple[bool, bool] | None = None
         self._wake = threading.Event()
 
     @property
     def ready(self) -> bool:
-        return not self._held and not self._trouble()
+        return not self._ends and not self._held and not self._trouble()
 
     def has_news(self) -> bool:
         """Only the inspect thread answers, so there is none."""
@@ -63,8 +64,9 @@ class Outlet:
         self._wake.set()
 
     def wind_down(self) -> None:
-        """No longer ready. What is still judged is told as UNKNOWN."""
-        self.hold(self._held or NOT_READY)
+        """No longer ready; what is still judged is told."""
+        self._ends = True
+        self._wake.set()
 
     def answer(self, part: int, kind: AnswerKind, reason: str, captured_ns: int) -> Answer:
         """Tell the verdict on a part; returns what was told."""

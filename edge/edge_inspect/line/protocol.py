@@ -67,17 +67,21 @@ class TriggerSource(Protocol):
         """Block until `stop`; reconnect for ever by itself. `fire` never waits."""
 
 
-class AnswerOutput(Protocol):
-    """An adapter that tells the line."""
-
-    name: str
-    beat_ns: int | None
+class Hears(Protocol):
+    """Whoever is told answers: an adapter, the reject tracker."""
 
     def tell(self, answer: Answer) -> None:
         """Any thread; never waits: hands to the adapter's own thread or to memory."""
 
     def status(self, ready: bool, busy: bool) -> None:
         """Any thread; never waits. Ready: a trigger would be judged. Busy: one is being judged."""
+
+
+class AnswerOutput(Hears, Protocol):
+    """An adapter that tells the line."""
+
+    name: str
+    beat_ns: int | None
 
     def run(self, stop: threading.Event) -> None:
         """Heartbeat and writes until `stop`; on `stop` and on any other end: the fail-safe state."""

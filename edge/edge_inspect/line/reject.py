@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from edge_inspect.line.protocol import Answer
 
@@ -30,6 +30,7 @@ REMEMBERED_PARTS = 4_096
 LOOK_EVERY_S = 0.1
 
 
+@runtime_checkable
 class RejectGate(Protocol):
     """An adapter that can drive the gate."""
 
