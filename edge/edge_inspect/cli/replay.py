@@ -43,6 +43,7 @@ from edge_inspect.cli.scoring import DeepLook, Scorer, load_truth
 from edge_inspect.cli.summary import summary
 from edge_inspect.cli.video_meter import stream_bytes
 from edge_inspect.config import config_from_options
+from edge_inspect.config_evidence import EvidenceConfig
 from edge_inspect.daemon import Appliance
 from edge_inspect.delivery.link import packet_bytes
 from edge_inspect.errors import StorageFailing
@@ -97,7 +98,7 @@ def replay(
         threads=threads,
         recipe=recipe,
         model=str(model) if model else None,
-    )
+    ).model_copy(update={"evidence": EvidenceConfig(enabled=False)})  # --out has all pictures
     camera = camera_from(source, paced=False) if source.startswith("sim") else camera_from(source)
     scorer = Scorer(DeepLook()) if known or source.startswith("sim") else None
     with ExitStack() as stack:

@@ -6,6 +6,7 @@ python -m tests.edge.delivery.evidence_forever FOLDER SEED
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 from tests.edge.delivery.evidence_parts import new_store, noise, running, subject
@@ -17,6 +18,7 @@ def main(folder: Path, seed: int) -> None:
     with running(store):
         while True:
             part += store.offer(subject(part, "OK" if part % 3 == 0 else "NG"), noise(part % 50))
+            time.sleep(0.002)
             if store.pruned > 20 and not told:
                 told = True
                 print("pruning", flush=True)
