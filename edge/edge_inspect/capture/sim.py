@@ -166,6 +166,14 @@ class SimCamera:
         """Frames until `parts` plates have left, and a short piece of empty belt."""
         return self._exit(parts - 1) + _TAIL_FRAMES + 1
 
+    def center_frame(self, part: int) -> int:
+        """The frame in which the plate has just reached the middle of the picture."""
+        return (self._x(part) - (self._width - self._plate_w) // 2) // self._step_px
+
+    def is_defective(self, part: int) -> bool:
+        """What an ideal inspection would call NG."""
+        return bool(self._boxes_of(part))
+
     def truth(self) -> dict[str, Any]:
         """What was shown so far, or with `parts` given all that will be shown, in the format of `*.gt.json`."""
         frames = self._shown if self._parts is None else self.frame_count(self._parts)
@@ -210,7 +218,7 @@ class SimCamera:
             "boxes": boxes,
             "verdict": "NG" if boxes else "OK",
             "enter_frame": self._enter(part),
-            "center_frame": (self._x(part) - (self._width - self._plate_w) // 2) // self._step_px,
+            "center_frame": self.center_frame(part),
             "exit_frame": self._exit(part),
         }
 

@@ -18,6 +18,7 @@ from edge_inspect.capture.plates import KINDS, PLATE_HEIGHT_PX, PLATE_WIDTH_PX, 
 from edge_inspect.capture.protocol import Pixels
 from edge_inspect.capture.sim import SimCamera
 from edge_inspect.cli.output import emit
+from edge_inspect.cli.sim_plc import plc
 from edge_inspect.errors import BadSource, StorageFailing, Usage
 
 VISIBLE_SHARE = 0.3
@@ -26,10 +27,13 @@ VISIBLE_SHARE = 0.3
 
 def add(app: typer.Typer) -> None:
     sim = typer.Typer(
-        help="The simulated line.", no_args_is_help=True, epilog="Example: edge-inspect sim export --out plates --plates 200"
+        help="The simulated line, and a PLC to try it with.",
+        no_args_is_help=True,
+        epilog="Example: edge-inspect sim export --out plates --plates 200",
     )
     sim.command("export")(export)
     sim.command("frames")(frames)
+    sim.command("plc")(plc)
     app.add_typer(sim, name="sim")
 
 

@@ -1,0 +1,95 @@
+"""`edge-inspect sim plc`: a PLC to connect a daemon to, before there is a machine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from edge_inspect.cli.log import configure_log
+from edge_inspect.cli.options import AsJson
+from edge_inspect.cli.output import emit
+from edge_inspect.cli.plc_side import need_pymodbus, plc_numbers, plc_running, plc_table
+from edge_inspect.cli.run import stop_on_signals
+from edge_inspect.errors import Refusal, Usage
+
+if TYPE_CHECKING:
+    from edge_inspect.line.plc_program import PlcProgram
+
+CONNECT_S = 60.0
+"""How long the first heartbeat may take before parts come all the same."""
+
+
+def plc(
+    listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Be Modbus server; the daemon polls. (default: :1502)")
+    ] = None,
+    connect: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Be Modbus client; the daemon's server answers.")
+    ] = None,
+    parts: Annotated[int | None, typer.Option(metavar="N", min=1, help="Stop after N parts. (default: never)")] = None,
+    every_ms: Annotated[float, typer.Option(metavar="MS", min=1, help="A part comes this often.")] = 1000.0,
+    deadline_ms: Annotated[float, typer.Option(metavar="MS", min=1, help="From trigger to answer.")] = 200.0,
+    gate_ms: Annotated[float, typer.Option(metavar="MS", min=1, help="From trigger to the reject gate.")] = 800.0,
+    scan_ms: Annotated[float, typer.Option(metavar="MS", min=1, help="The PLC's scan cycle.")] = 5.0,
+    ring: Annotated[int, typer.Option(metavar="N", min=0, max=16, help="0: the plain handshake.")] = 0,
+    unit: Annotated[int, typer.Option(metavar="N", min=0, max=255, help="Modbus unit.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Play the PLC: a trigger for each part, a reject gate that passes only what is OK in time, a live table.
+
+    Example: edge-inspect sim plc --listen :1502 --every-ms 500 --parts 100
+    """
+    need_pymodbus()
+    from edge_inspect.line import plc_program
+    from edge_inspect.line.plc_sim import PlcAsClient, PlcAsServer
+
+    if listen and connect:
+        raise Usage("--listen or --connect, not both")
+    configure_log("warning", "text")
+    program = plc_program.PlcProgram(
+        deadline_ms=deadline_ms, gate_ms=gate_ms, entries=ring, fires_per_scan=1 if connect else 16,
+        first_sequence=time.time_ns() // 100_000_000 % 2**32,
+    )  # fmt: skip
+    side: PlcAsServer | PlcAsClient
+    if connect:
+        host, port = _address("--connect", connect)
+        side = PlcAsClient(program, host, port, unit_id=unit, scan_ms=scan_ms)
+    else:
+        host, port = _address("--listen", listen or ":1502")
+        side = PlcAsServer(program, host, port, unit_id=unit, scan_ms=scan_ms)
+    console = Console(stderr=as_json, highlight=False)
+    title = f"PLC simulator, {'client of' if connect else 'server at'} {host}:{port}"
+    with stop_on_signals() as stop, plc_running(side.run):
+        with Live(console=console, refresh_per_second=4, get_renderable=lambda: plc_table(program, title)):
+            _play(program, parts, every_ms / 1000, stop)
+    if as_json:
+        emit(plc_numbers(program))
+    if parts and program.counts.answers == 0:
+        raise Refusal(f"no answer to {program.counts.triggers} triggers: is a daemon there? ({title})")
+
+
+def _play(program: PlcProgram, parts: int | None, every_s: float, stop: threading.Event) -> None:
+    """Parts come once the other side is alive, until there were enough and all have passed the gate."""
+    until = time.monotonic() + CONNECT_S
+    while not program.alive and time.monotonic() < until and not stop.wait(0.05):
+        pass
+    sent, next_s = 0, time.monotonic()
+    while not stop.is_set() and (parts is None or sent < parts):
+        program.arrives()
+        sent += 1
+        next_s = max(next_s + every_s, time.monotonic())
+        stop.wait(next_s - time.monotonic())
+    while not program.idle and not stop.wait(0.02):
+        pass
+
+
+def _address(option: str, text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise Usage(f"{option} {text}: must be HOST:PORT, e.g. 127.0.0.1:1502")
+    return host.strip("[]") or "127.0.0.1", int(port)
