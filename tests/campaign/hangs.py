@@ -82,7 +82,7 @@ class Supervisor:
         """A new process; when, on the monotonic clock. Its log begins anew."""
         environ = {
             **os.environ, **self._environ, "NOTIFY_SOCKET": str(self.folder / "notify"),
-            "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6)), "PYTHONPATH": str(ROOT),
+            "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6)), "PYTHONPATH": f"{ROOT}:{ROOT / 'edge'}",
         }  # fmt: skip
         environ.pop("WATCHDOG_PID", None)
         self._verdicts, self.fed, begun = [], [], time.monotonic()
