@@ -252,6 +252,7 @@ class Appliance:
             cameras=[station.pulse() for station in self.stations.values()],
             lines=self.lines.counts(),
             outbox=self._outbox_vitals,
+            evidence=self.evidence.vitals() if self.evidence else None,
             link=LinkPulse(courier.connected, str(courier.failure or ""), courier.vitals()) if courier else None,
             alarms=self.state().degraded,
             threads={heart.name: heart.age_s(now_ns) for heart in self._hearts()},

@@ -152,6 +152,10 @@ def _delivery(told: dict[str, Any]) -> Text:
         waits = f", the oldest for {_duration(outbox['oldest_age_s'])}" if outbox["depth"] else ""
         words.append(f"outbox  {outbox['depth']:,} reports wait{waits}; {_bytes(outbox['size_bytes'])} on disk")
         words.append(f"; {outbox['dropped']:,} LOST\n" if outbox["dropped"] else "\n", "bold red")
+    if (kept := told.get("evidence")) is not None:
+        words.append(f"pictures  {kept['pictures']:,} kept, {_bytes(kept['size_bytes'])} on disk")
+        lost = kept["skipped"] + kept["failed"]
+        words.append(f"; {lost:,} parts without\n" if lost else "\n", "yellow")
     if link is None:
         words.append("link    no broker in the configuration", "yellow")
     else:

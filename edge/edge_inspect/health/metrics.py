@@ -56,6 +56,10 @@ def _each_line(read: Callable[[Any], float]) -> Callable[[Observed], Iterable[Sa
     return lambda seen: [((name,), read(counts)) for name, counts in seen.lines.items()]
 
 
+def _of_evidence(key: str) -> Callable[[Observed], Iterable[Sample]]:
+    return _one(lambda seen: None if seen.evidence is None else float(getattr(seen.evidence, key)))
+
+
 def _of_outbox(key: str) -> Callable[[Observed], Iterable[Sample]]:
     return _one(lambda seen: None if seen.outbox is None else float(getattr(seen.outbox, key)))
 
@@ -131,6 +135,13 @@ ROWS = (
     Row("outbox_pictures_shed_total", (), "Reports whose picture was given up to save room, in this epoch.",
         _of_outbox("pictures_shed")),
     Row("outbox_dropped_total", (), "Reports that could not be kept: results that are lost.", _of_outbox("dropped")),
+    Row("evidence_pictures", (), "Pictures of parts that lie on this box.", _of_evidence("pictures")),
+    Row("evidence_bytes", (), "What they and their index take on disk.", _of_evidence("size_bytes")),
+    Row("evidence_stored_total", (), "Pictures written.", _of_evidence("stored")),
+    Row("evidence_pruned_total", (), "Pictures removed to make room, or for their age.", _of_evidence("pruned")),
+    Row("evidence_skipped_total", (), "Parts whose picture was let go: too many came, or the disk was slow or failing.",
+        _of_evidence("skipped")),
+    Row("evidence_failed_total", (), "Parts whose picture was taken and could not be written.", _of_evidence("failed")),
     Row("link_up", (), "1 while connected to the broker.",
         _one(lambda seen: float(seen.link.connected) if seen.link else None)),
     Row("link_sent_bytes_total", (), "MQTT packets handed to the broker; without TLS and TCP framing.",

@@ -41,6 +41,8 @@ class Observed:
     """At most a few seconds old; None while the file cannot be read, or before it was."""
     link: LinkPulse | None = None
     """None without a broker in the configuration."""
+    evidence: wire.EvidenceVitals | None = None
+    """None where no pictures are kept."""
     alarms: Sequence[wire.Degraded] = ()
     threads: Mapping[str, float] = field(default_factory=dict)
     """Seconds for which each thread has stood still."""
@@ -76,6 +78,7 @@ def status(seen: Observed) -> dict[str, Any]:
         "cameras": [_camera(pulse) for pulse in seen.cameras],
         "lines": [_line(name, counts) for name, counts in seen.lines.items()],
         "outbox": seen.outbox and seen.outbox.model_dump(mode="json"),
+        "evidence": seen.evidence and seen.evidence.model_dump(mode="json"),
         "link": seen.link and {
             "connected": seen.link.connected, "trouble": seen.link.trouble, **seen.link.counts.model_dump(mode="json")
         },
