@@ -1,0 +1,316 @@
+"""The whole appliance on a line: every trigger is answered, in time, and what could not be judged is never OK."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_inspect.cli import run_command
+from edge_inspect.config import LineConfig, config_from_options
+from edge_inspect.config_line import SocketConfig
+from edge_inspect.daemon import Appliance
+from edge_inspect.delivery.outbox import FILE_NAME
+from edge_inspect.errors import BadConfig
+from tests.line.drawn import DrawnCamera, Notes
+from tests.line.stage import PATIENCE_S, StageCamera, StagePlc
+
+RECIPE = """
+name = "spots"
+version = "1"
+[classes.scratch]
+threshold = 0.5
+[part]
+mode = "{mode}"
+{times}
+"""
+PATIENT = "deadline_ms = 60000\nwindow_ms = 60000"
+"""For tests that ask what is told, not when: this machine may stand still for seconds."""
+
+Stage = Callable[..., tuple[Appliance, Notes]]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, tiny_model: Path) -> Stage:
+    """Build an appliance with one camera and one line `gate`."""
+
+    def appliance(
+        camera: Any, adapters: list[Any] | None, *, times: str = PATIENT, mode: str = "trigger",
+        line: LineConfig | None = None, model: Path | None = None, deliver: bool = False,
+    ) -> tuple[Appliance, Notes]:  # fmt: skip
+        recipe = tmp_path / "triggered.toml"
+        recipe.write_text(RECIPE.format(mode=mode, times=times))
+        config = config_from_options(
+            camera="sim", state=tmp_path / "state", provider="cpu", threads=1, recipe=recipe,
+            model=str(model or tiny_model),
+        )  # fmt: skip
+        config = config.model_copy(update={"line": (line or LineConfig(name="gate"),)})
+        notes = Notes()
+        return Appliance(
+            config, cameras={"camera": camera}, adapters={"gate": adapters} if adapters is not None else None,
+            watchers=(notes,), deliver=deliver,
+        ), notes  # fmt: skip
+
+    return appliance
+
+
+def run_until(done: threading.Event, appliance: Appliance) -> None:
+    """Run the appliance until `done`; errors of its threads come out here."""
+    stop = threading.Event()
+
+    def wait() -> None:
+        while not done.wait(0.05) and not appliance._end.is_set():
+            pass
+        stop.set()
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    try:
+        appliance.run(stop)
+    finally:
+        done.set()
+        waiting.join(PATIENCE_S)
+
+
+def test_every_trigger_gets_the_verdict_of_its_own_part(stage: Stage) -> None:
+    parts = ["good", "bad", "bad", "good", "bad", "good", "good"] * 6
+    camera = StageCamera()
+    plc = StagePlc(camera, parts)
+    line, notes = stage(camera, [plc])
+    run_until(plc.done, line)
+    truth = {"good": ("OK", "no-defect"), "bad": ("NG", "defect")}
+    assert plc.told == [(number, *truth[scene]) for number, scene in enumerate(parts)]
+    assert [judged.sequence for judged in notes.judged_parts] == list(range(len(parts)))
+    assert notes.told == [truth[scene] for scene in parts]
+    assert line.stations["camera"].counts.inferences == len(parts), "no picture is inspected without a trigger"
+
+
+@pytest.mark.parametrize(
+    ("scene", "reasons"),
+    [
+        ("black", {"black"}),
+        ("white", {"white"}),
+        ("frozen", {"frozen"}),
+        ("broken:corrupt", {"corrupt"}),
+        ("blue", {"non-finite"}),
+        ("lost", {"camera-lost"}),
+    ],
+)
+def test_what_cannot_be_judged_is_unknown_with_its_reason(
+    stage: Stage, poisoned_model: Path, scene: str, reasons: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_inspect.capture.grab.FIRST_WAIT_S", 0.02)
+    parts = ["good", scene, "bad", scene, "good"]
+    camera = StageCamera()
+    plc = StagePlc(camera, parts)
+    line, notes = stage(camera, [plc], model=poisoned_model)
+    run_until(plc.done, line)
+    kinds = {number: (kind, reason) for number, kind, reason in plc.told}
+    assert kinds[0] == kinds[4] == ("OK", "no-defect") and kinds[2] == ("NG", "defect")
+    assert {kinds[1], kinds[3]} == {("UNKNOWN", reason) for reason in reasons}
+    assert sorted(notes.told) == sorted(kinds.values()), "what was told is what is reported"
+
+
+def test_a_camera_that_is_silent_makes_nobody_wait_beyond_the_deadline(stage: Stage) -> None:
+    camera = StageCamera()
+    plc = StagePlc(camera, ["good", "silent", "good"])
+    line, notes = stage(camera, [plc], times="deadline_ms = 400")
+    run_until(plc.done, line)
+    answer = next(answer for answer in plc.answers if answer.sequence == 1)
+    assert (answer.kind, answer.reason) in {("UNKNOWN", "deadline"), ("UNKNOWN", "camera-lost")}
+    assert all(a.answered_ns < a.deadline_ns for a in plc.answers if a.kind != "UNKNOWN")
+    assert len(plc.answers) == len(notes.judged_parts) == 3
+    assert line.lines["gate"].side.counts.missed_deadlines >= (answer.reason == "deadline")
+
+
+def test_an_inspection_that_is_too_slow_is_told_as_unknown_and_reported_as_told(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camera = StageCamera()
+    plc = StagePlc(camera, ["bad", "bad"])
+    line, notes = stage(camera, [plc], times="deadline_ms = 300")
+    look, answered = line.pipeline._look, threading.Event()
+
+    def slow_look(lane: Any, pixels: Any) -> Any:
+        found = look(lane, pixels)
+        plc.wait_for(lambda: len(plc.answers) > len(notes.judged_parts))  # the deadline thread has spoken
+        answered.set()
+        return found
+
+    monkeypatch.setattr(line.pipeline, "_look", slow_look)
+    run_until(plc.done, line)
+    assert answered.is_set() and plc.told == [(n, "UNKNOWN", "deadline") for n in (0, 1)]
+    assert notes.told == [("UNKNOWN", "deadline")] * 2
+    assert all(judged.verdict.defects for judged in notes.judged_parts), "what was found is in the report all the same"
+    assert line.lines["gate"].side.counts.late_verdicts == 2
+
+
+def test_triggers_during_a_judgement_are_overruns_reported_once_each(stage: Stage, tmp_path: Path) -> None:
+    camera = StageCamera()
+    plc = StagePlc(camera, ["good", "bad", "good"] * 4, together=3)
+    line, _ = stage(camera, [plc], deliver=True)
+    run_until(plc.done, line)
+    assert [answer.sequence for answer in sorted(plc.answers, key=lambda a: a.sequence)] == list(range(36))
+    assert Counter(kind for _, kind, _ in plc.told) == {"OK": 8, "NG": 4, "UNKNOWN": 24}
+    assert {reason for _, kind, reason in plc.told if kind == "UNKNOWN"} == {"overrun"}
+    with sqlite3.connect(tmp_path / "state" / FILE_NAME) as db:
+        query = "SELECT json_extract(payload, '$.part.sequence'), json_extract(payload, '$.reason') FROM report"
+        reports = sorted(db.execute(query).fetchall())
+    db.close()
+    assert reports == sorted((seq, reason) for seq, kind, reason in plc.told if kind != "OK")
+
+
+def test_the_line_is_told_before_anything_else_happens(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = StageCamera()
+    plc = StagePlc(camera, ["bad"] * 5)
+    line, _ = stage(camera, [plc], deliver=True)
+    assert line.writer is not None
+    told_by_then: list[int] = []
+    monkeypatch.setattr(line.writer, "hand_over", lambda report: told_by_then.append(len(plc.answers)))
+    monkeypatch.setattr(line.pipeline, "_tell", lambda lane, judged: told_by_then.append(len(plc.answers)))
+    run_until(plc.done, line)
+    assert told_by_then == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+
+
+def test_a_model_swap_answers_what_falls_into_it(stage: Stage) -> None:
+    camera = StageCamera()
+    plc = StagePlc(camera, ["bad"])
+    line, notes = stage(camera, [plc])
+
+    class Swap(Notes):
+        def frame(self, lane: Any, slot: Any, looks: Any, found: Any) -> None:
+            if not plc.answers and plc.states and plc.states[-1][0]:
+                with line.pipeline.swapping(lane):
+                    plc.wait_for(lambda: bool(plc.answers))
+
+    line.pipeline._watchers = (Swap(), notes)
+    run_until(plc.done, line)
+    assert plc.told in ([(0, "UNKNOWN", "model-swap")], [(0, "NG", "defect")])
+    assert notes.told == [(plc.answers[0].kind, plc.answers[0].reason)]
+
+
+def test_at_the_end_nothing_is_open_and_nobody_is_ready(stage: Stage) -> None:
+    camera = StageCamera()
+    plc = StagePlc(camera, ["good", "silent"])
+    line, notes = stage(camera, [plc])
+    asked = threading.Event()
+    tell = plc.tell
+
+    def stop_while_one_waits(answer: Any) -> None:
+        tell(answer)
+        threading.Timer(0.2, asked.set).start()
+
+    plc.tell = stop_while_one_waits  # type: ignore[method-assign]
+    run_until(asked, line)
+    assert plc.states[-1] == (False, False)
+    assert [answer.sequence for answer in plc.answers] == [0, 1]
+    assert plc.answers[1].kind == "UNKNOWN" and len(notes.judged_parts) == 2
+
+
+def test_when_the_inspect_thread_dies_open_parts_are_unknown(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = StageCamera()
+    plc = StagePlc(camera, ["good"])
+    line, _ = stage(camera, [plc])
+
+    def explode(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(line.pipeline, "_look", explode)
+    with pytest.raises(ZeroDivisionError):
+        run_until(plc.done, line)
+    assert plc.told == [(0, "UNKNOWN", "not-ready")] and plc.states[-1] == (False, False)
+
+
+def test_parts_that_the_camera_finds_are_told_too(stage: Stage) -> None:
+    told: list[tuple[int, str, str]] = []
+
+    class Lamp:
+        name, beat_ns = "lamp", None
+
+        def tell(self, answer: Any) -> None:
+            told.append((answer.sequence, answer.kind, answer.reason))
+
+        def status(self, ready: bool, busy: bool) -> None:
+            assert not busy
+
+        def run(self, stop: threading.Event, fire: Any = None) -> None:
+            assert fire is None
+            stop.wait()
+
+    line, notes = stage(DrawnCamera(["good", "bad", "broken:corrupt"]), [Lamp()], mode="frame", times="")
+    line.run(notes.stop)
+    assert told == [(0, "OK", "no-defect"), (1, "NG", "defect"), (2, "UNKNOWN", "corrupt")]
+    assert notes.told == [(kind, reason) for _, kind, reason in told]
+    assert all(judged.sequence is None for judged in notes.judged_parts)
+
+
+def test_a_line_from_the_configuration_serves_a_unix_socket(stage: Stage, tmp_path: Path) -> None:
+    path = tmp_path / "line.sock"
+    camera, done = StageCamera(), threading.Event()
+    line, _ = stage(camera, None, line=LineConfig(name="gate", socket=SocketConfig(path=path), queue=63))
+    answers: list[dict[str, Any]] = []
+
+    def client() -> None:
+        with socket.socket(socket.AF_UNIX) as plc:
+            plc.settimeout(PATIENCE_S)
+            while not path.exists() or not line.lines["gate"].side.ready:
+                assert not done.wait(0.02)
+            plc.connect(str(path))
+            lines = plc.makefile("rw")
+            for sequence in range(30):
+                camera.scene = "bad" if sequence % 3 == 0 else "good"
+                lines.write(json.dumps({"trigger": sequence}) + "\n")
+                lines.flush()
+                answers.append(json.loads(lines.readline()))
+            done.set()
+
+    asking = threading.Thread(target=client)
+    asking.start()
+    try:
+        run_until(done, line)
+    finally:
+        asking.join(PATIENCE_S)
+    assert [(a["seq"], a["verdict"]) for a in answers] == [(n, "OK" if n % 3 else "NG") for n in range(30)]
+    assert not path.exists()
+
+
+def test_mode_trigger_without_a_line_is_one_clear_line(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "triggered.toml"
+    recipe.write_text(RECIPE.format(mode="trigger", times="deadline_ms = 50"))
+    arguments = ["sim:parts=1", "--recipe", str(recipe), "--model", str(tiny_model)]
+    assert run_command(["replay", *arguments]) == 78
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said and "part.mode" in said and "[[line]]" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ({"trigger": None}, "key `trigger`: missing"),
+        ({"trigger": None, "socket": SocketConfig(), "margin_ms": 50.0}, "key `margin_ms`: found 50"),
+    ],
+)
+def test_a_line_and_a_recipe_that_do_not_fit_are_refused(stage: Stage, line: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadConfig, match=says):
+        stage(StageCamera(), None, times="deadline_ms = 50", line=LineConfig(name="gate", **line))
+
+
+def test_a_missing_library_names_the_extra(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from edge_inspect.config_line import ModbusServerConfig
+
+    for name in [name for name in sys.modules if name.startswith(("pymodbus", "edge_inspect.line.modbus_server"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pymodbus", None)
+    with pytest.raises(BadConfig, match=r"pip install 'edge-inspect\[line\]'"):
+        stage(StageCamera(), None, line=LineConfig(name="gate", modbus_server=ModbusServerConfig()))
