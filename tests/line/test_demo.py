@@ -36,6 +36,20 @@ def test_every_report_of_the_demo_arrives_at_a_subscriber() -> None:
     assert (result["escapes"], result["overkill"], result["map50"]) != (None, None, None)
 
 
+def test_with_a_plc_each_plate_is_triggered_and_decided_once_at_the_gate() -> None:
+    pytest.importorskip("pymodbus", reason="needs the extra `line`")
+    command = [sys.executable, "-m", "edge_inspect", "demo", "--plc", "--seed", "6", "--ng-share", "0.6", "--no-meter"]
+    done = subprocess.run(
+        [*command, "--parts", "4", "--fps", "60", "--json"], capture_output=True, text=True, timeout=150, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["triggers"] == 4 == result["passed"] + result["rejected"]
+    assert result["answers"] + result["missed_deadlines"] >= 4
+    assert result["escapes"] == result["skipped"] == 0
+    assert result["rejected"] >= 1
+
+
 def test_without_mosquitto_the_demo_brings_its_own_broker() -> None:
     pytest.importorskip("amqtt", reason="needs the extra `demo`")
     code = (

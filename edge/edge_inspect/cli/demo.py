@@ -24,6 +24,7 @@ from edge_inspect.capture.protocol import Pixels
 from edge_inspect.capture.ring import Slot
 from edge_inspect.capture.sim import SimCamera
 from edge_inspect.cli.broker import RunningBroker, demo_broker
+from edge_inspect.cli.demo_plc import LEAST_FPS, PlcLine
 from edge_inspect.cli.log import configure_log
 from edge_inspect.cli.options import (
     AsJson,
@@ -45,7 +46,7 @@ from edge_inspect.cli.watch import human_line
 from edge_inspect.config import Config, broker_of, config_from_options
 from edge_inspect.daemon import Appliance
 from edge_inspect.delivery.subscriber import Subscriber
-from edge_inspect.errors import Refusal
+from edge_inspect.errors import Refusal, Usage
 from edge_inspect.inference.decode import Detections
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.parts import Look
@@ -55,6 +56,7 @@ from edge_wire.topics import subscription
 EXAMPLES = """Examples:\n
   edge-inspect demo --parts 20\n
   edge-inspect demo --parts 200 --fast --json\n
+  edge-inspect demo --plc --parts 20\n
   edge-inspect demo --mqtt mqtt://broker.plant --ng-share 0.05
 """
 LISTEN_S = 10.0
@@ -76,6 +78,7 @@ def demo(
     fast: Annotated[
         bool, typer.Option("--fast", help="As fast as this machine can, not at the camera's pace.")
     ] = False,
+    plc: Annotated[bool, typer.Option("--plc", help="A simulated PLC triggers, and rejects what is not OK.")] = False,
     meter: Annotated[bool, typer.Option(help="Compare with an H.264 stream of the same pictures.")] = True,
     mqtt: MqttUrl = None,
     recipe: RecipeFile = None,
@@ -89,12 +92,17 @@ def demo(
     """A simulated line, the real model, a broker, and every defect as a subscriber sees it."""
     configure_log("warning", "text")
     console = Console(stderr=as_json, highlight=False)
-    camera = SimCamera(seed=seed, parts=parts, ng_share=ng_share, fps=fps, paced=not fast)
+    belt: dict[str, Any] = {"seed": seed, "parts": parts, "ng_share": ng_share, "fps": fps, "paced": not fast}
+    line_plc = _plc_line(belt) if plc else None
+    camera = line_plc.camera if line_plc else SimCamera(**belt)
     with ExitStack() as stack:
         broker = RunningBroker(mqtt, "given", "5") if mqtt else stack.enter_context(demo_broker())
         state = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-inspect-demo-")))
         config = _config(broker, state, recipe, model, check_provider(provider), threads)
-        line = DemoLine(camera, fps, meter)
+        if line_plc:
+            stack.enter_context(line_plc.running())
+            config = line_plc.configure(config, recipe)
+        line = DemoLine(camera, fps, meter, line_plc)
         appliance = Appliance(
             config, cameras={"line": camera}, watchers=(line.scorer, line), frames=frames, first_open_s=0.0
         )
@@ -105,6 +113,8 @@ def demo(
             with Live(console=console, refresh_per_second=4, get_renderable=line.table, transient=True):
                 appliance.run(stop)
                 line.wait_for_arrivals(stop)
+                if line_plc:
+                    line_plc.wait_for_the_gate()
     result = line.result()
     console.print(line.table())
     console.print(line.words(result))
@@ -112,6 +122,14 @@ def demo(
         emit(result)
     if result["reports_arrived"] < result["reports"]:
         raise Refusal(f"{result['reports']} reports were made, only {result['reports_arrived']} arrived")
+
+
+def _plc_line(belt: dict[str, Any]) -> PlcLine:
+    if not belt["paced"]:
+        raise Usage("--plc and --fast: a PLC's parts come at the belt's pace; raise --fps instead")
+    if belt["fps"] < LEAST_FPS:
+        raise Usage(f"--fps {belt['fps']:g}: with --plc at least {LEAST_FPS:g}")
+    return PlcLine(**belt)
 
 
 def _config(
@@ -160,11 +178,12 @@ def listening(config: Config, arrived: Callable[[DefectReport], None]) -> Iterat
 class DemoLine:
     """What the demo counts while it runs: a watcher of the pipeline and of the subscriber."""
 
-    def __init__(self, camera: SimCamera, fps: float, meter: bool) -> None:
+    def __init__(self, camera: SimCamera, fps: float, meter: bool, plc: PlcLine | None = None) -> None:
         self.appliance: Appliance
         self.scorer = Scorer(DeepLook())
         self.ids: set[str] = set()
         self._camera = camera
+        self._plc = plc
         self._fps = fps
         self._meter_wanted = meter
         self._meter: VideoMeter | None = None
@@ -212,6 +231,7 @@ class DemoLine:
         return {
             **totals,
             **{name: score[name] for name in ("escapes", "overkill", "map50", "parts_missed", "parts_found_twice")},
+            **(self._plc.result() if self._plc else {}),
             "reports_arrived": len(self.ids),
             "h264_bytes": self._video_bytes,
             "bytes_saved": None if saved is None else round(saved, 5),
@@ -219,6 +239,8 @@ class DemoLine:
 
     def table(self) -> Table:
         """What the screen shows, four times a second."""
+        if self._plc:
+            return self._plc.table()
         totals = summary(self.appliance)
         score = self.scorer.score(self._camera.truth(), (), with_map50=False)
         latency = totals["latency_ms"]

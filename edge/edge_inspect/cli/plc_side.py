@@ -58,15 +58,14 @@ def plc_numbers(program: PlcProgram) -> dict[str, Any]:
 def plc_table(program: PlcProgram, title: str) -> Table:
     """Triggers, answers, and what the gate did with them."""
     counts = program.counts
-    table = Table(title=title)
-    for heading in ("triggers", "answers", "OK", "NG", "UNKNOWN", "missed", "passed", "rejected", "heartbeat",
-                    "p50 / p99 / max ms"):  # fmt: skip
-        table.add_column(heading, justify="right")
     times = (program.latency.percentile_ms(50), program.latency.percentile_ms(99), program.latency.max_ms)
+    told = " / ".join("-" if ms is None else f"{ms:.1f}" for ms in times)
+    alive = "[green]alive" if program.alive else "[red]silent"
+    table = Table(title=title, caption=f"heartbeat {alive}[/], trigger to answer p50 / p99 / max: {told} ms")
+    for heading in ("triggers", "answers", "OK", "NG", "UNKNOWN", "missed", "passed", "rejected"):
+        table.add_column(heading, justify="right")
     table.add_row(
         str(counts.triggers), str(counts.answers), f"[green]{counts.ok}", f"[red]{counts.ng}",
         f"[yellow]{counts.unknown}", str(counts.missed_deadlines), str(counts.passed), str(counts.rejected),
-        "[green]alive" if program.alive else "[red]dead",
-        " / ".join("-" if ms is None else f"{ms:.1f}" for ms in times),
     )  # fmt: skip
     return table
