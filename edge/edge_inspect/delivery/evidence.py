@@ -3,6 +3,7 @@
 1. `offer` never waits and never fails: it copies the frame once into one of a few buffers that stand ready. When all
    are busy, the disk is failing or too many come, the picture is skipped and counted.
 2. Encoding and writing happen in one thread of their own. Nothing that disk, index or clock do reaches the inspection.
+   (It is not made nice: a thread that is seldom run would keep the interpreter's lock from whoever inspects.)
 3. Pictures and index together stay within `cap_bytes`, and the disk's last `min_free_bytes` are never taken: what is
    kept makes room, oldest first, samples of OK parts before all others. A sample never displaces another kind.
 4. Which OK parts are kept follows from their number alone: a hash, no dice.
@@ -18,7 +19,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import secrets
 import threading
@@ -63,8 +63,6 @@ INDEX_GROWS_BYTES = 128 * 1024
 """Most by which one more row makes the index's files longer."""
 INDEX_ROOM_BYTES = 256 * 1024
 """Left free at least, so that rows can be written and removed."""
-NICE = 10
-"""Encoding yields to whoever inspects."""
 _MASK = (1 << 64) - 1
 
 
@@ -159,7 +157,6 @@ class EvidenceStore:
 
     def run(self, stop: threading.Event) -> None:
         """Keep pictures until `stop`, then those that were already taken."""
-        _be_nice()
         try:
             while not stop.is_set():
                 self.beat_ns = time.monotonic_ns()
@@ -344,11 +341,3 @@ class EvidenceStore:
 
     def _note_size(self, index: EvidenceIndex) -> None:
         self._size_bytes, self._pictures = index.size_bytes, index.pictures
-
-
-def _be_nice() -> None:
-    """On Linux a thread has a niceness of its own; where it may not be set, encoding is no less right."""
-    try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-    except (OSError, AttributeError):
-        log.debug("evidence.not_nice")
