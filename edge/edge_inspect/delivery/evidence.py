@@ -212,6 +212,8 @@ class EvidenceStore:
         if blocked:
             return
         try:
+            if self._index is not None and not self._index.is_there:
+                self._close_index()
             index = self._index or self._open(stop)
             for record, stored in pictures:
                 self._keep(index, record, stored)

@@ -89,6 +89,11 @@ class EvidenceIndex:
             raise
 
     @property
+    def is_there(self) -> bool:
+        """False when somebody deleted the file: SQLite would go on writing into nothing."""
+        return self._path.exists()
+
+    @property
     def size_bytes(self) -> int:
         """Pictures and the index itself, in whole blocks."""
         return self.picture_bytes + sum(on_disk(_size(self._path, suffix)) for suffix in _SIDE_FILES)
