@@ -34,7 +34,7 @@ ALARM_SHARE = 0.8
 ROOMY = 4
 """A disk with this many times `cap_bytes` free is not nearly full, whatever its share."""
 
-_PIECE_BYTES = 1 << 17
+PIECE_BYTES = 1 << 17
 """The filler lies in rows of this size: giving up one needs little of the WAL."""
 _GROWING = 1
 """The row of the table `reserve` that comes and goes while the file grows; the filler lies in those above it."""
@@ -73,7 +73,7 @@ class Room:
 
 def size_for(cap_bytes: int) -> int:
     """How much filler an outbox of this cap holds: small outboxes give an eighth."""
-    return min(RESERVE_BYTES, cap_bytes // 8) // _PIECE_BYTES * _PIECE_BYTES
+    return min(RESERVE_BYTES, cap_bytes // 8) // PIECE_BYTES * PIECE_BYTES
 
 
 def held_bytes(db: sqlite3.Connection) -> int:
@@ -89,7 +89,7 @@ def fill(db: sqlite3.Connection) -> None:
     _make_table(db)
     db.execute(
         f"INSERT INTO reserve (number, filler) SELECT max({_GROWING}, coalesce(max(number), 0)) + 1, "
-        f"zeroblob({_PIECE_BYTES}) FROM reserve"
+        f"zeroblob({PIECE_BYTES}) FROM reserve"
     )
 
 
