@@ -15,6 +15,7 @@ from rich.console import Console
 
 from edge_inspect.cli.bench_engine import Peers, Settings, bench_engine, bench_memory, save_pictures
 from edge_inspect.cli.bench_line import bench_latency, bench_start
+from edge_inspect.cli.bench_plc import bench_line
 from edge_inspect.cli.options import AsJson, ModelDir, ThreadCount, check_provider
 from edge_inspect.cli.output import emit
 from edge_inspect.errors import Usage
@@ -24,6 +25,7 @@ from edge_inspect.inference.providers import runtime_versions
 EXAMPLES = """Examples:\n
   edge-inspect bench\n
   edge-inspect bench all --json\n
+  edge-inspect bench line --provider cpu --triggers 3000\n
   edge-inspect bench --provider cpu --shape 384x640 --no-spin\n
   edge-inspect bench --peers --peer-python ~/yolo/bin/python --peer-weights yolov8n.pt
 """
@@ -32,6 +34,7 @@ EXAMPLES = """Examples:\n
 class What(str, Enum):
     engine = "engine"
     latency = "latency"
+    line = "line"
     start = "start"
     memory = "memory"
     all = "all"
@@ -56,6 +59,8 @@ def bench(
     size: Annotated[str, typer.Option(metavar="WxH", help="Picture size.")] = "1920x1080",
     frames: Annotated[int, typer.Option("--frames", metavar="N", min=5, help="Frames a turn.")] = 40,
     rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Turns of each side.")] = 5,
+    triggers: Annotated[int, typer.Option("--triggers", metavar="N", min=10, help="Triggers of `line`.")] = 1000,
+    poll_ms: Annotated[float, typer.Option(metavar="MS", min=1, help="How often `line` polls the PLC.")] = 2.0,
     peers: Annotated[bool, typer.Option("--peers", help="Also time ultralytics' predict.")] = False,
     peer_python: Annotated[str, typer.Option(metavar="PATH", help="A Python that has ultralytics.")] = "python3",
     peer_weights: Annotated[Path | None, typer.Option(metavar="PT", help="The peers' weights (.pt).")] = None,
@@ -63,8 +68,9 @@ def bench(
 ) -> None:
     """Measure this box.
 
-    engine (the default): bare runtime against our whole pipeline. latency: camera to MQTT subscriber. start: process
-    start to first verdict. memory: growth while running. all: everything.
+    engine (the default): bare runtime against our whole pipeline. latency: camera to MQTT subscriber. line: a PLC's
+    trigger to the answer in its memory. start: process start to first verdict. memory: growth while running. all:
+    everything.
     """
     console = Console(stderr=True, highlight=False)
     package = ModelPackage.load(find_model(model or DEFAULT_MODEL))
@@ -91,6 +97,8 @@ def bench(
     line_provider = settings.providers[0] if settings.providers else "auto"
     if what in (What.latency, What.all):
         result["latency"] = bench_latency(package, line_provider, settings.threads, console)
+    if what in (What.line, What.all):
+        result["line"] = bench_line(package, line_provider, settings.threads, triggers, poll_ms, console)
     if what in (What.start, What.all):
         result["start"] = bench_start(package, line_provider, rounds, console)
     if as_json:

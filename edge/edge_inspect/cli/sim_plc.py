@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,13 +18,13 @@ from edge_inspect.cli.options import AsJson
 from edge_inspect.cli.output import emit
 from edge_inspect.cli.plc_side import need_pymodbus, plc_numbers, plc_running, plc_table
 from edge_inspect.cli.run import stop_on_signals
-from edge_inspect.errors import Refusal, Usage
+from edge_inspect.errors import Refusal, StorageFailing, Usage
 
 if TYPE_CHECKING:
-    from edge_inspect.line.plc_program import PlcProgram
+    from edge_inspect.line.plc_program import PlcPart, PlcProgram
 
 CONNECT_S = 60.0
-"""How long the first heartbeat may take before parts come all the same."""
+"""How long the daemon may take to become Ready before parts come all the same."""
 
 
 def plc(
@@ -38,6 +41,9 @@ def plc(
     scan_ms: Annotated[float, typer.Option(metavar="MS", min=1, help="The PLC's scan cycle.")] = 5.0,
     ring: Annotated[int, typer.Option(metavar="N", min=0, max=16, help="0: the plain handshake.")] = 0,
     unit: Annotated[int, typer.Option(metavar="N", min=0, max=255, help="Modbus unit.")] = 1,
+    log: Annotated[
+        Path | None, typer.Option("--log", metavar="FILE", help="Write a line of JSON for each part at the gate.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Play the PLC: a trigger for each part, a reject gate that passes only what is OK in time, a live table.
@@ -51,7 +57,9 @@ def plc(
     if listen and connect:
         raise Usage("--listen or --connect, not both")
     configure_log("warning", "text")
+    parts_log = PartsLog(log)
     program = plc_program.PlcProgram(
+        decided=parts_log.write,
         deadline_ms=deadline_ms, gate_ms=gate_ms, entries=ring, fires_per_scan=1 if connect else 16,
         first_sequence=time.time_ns() // 100_000_000 % 2**32,
     )  # fmt: skip
@@ -64,7 +72,7 @@ def plc(
         side = PlcAsServer(program, host, port, unit_id=unit, scan_ms=scan_ms)
     console = Console(stderr=as_json, highlight=False)
     title = f"PLC simulator, {'client of' if connect else 'server at'} {host}:{port}"
-    with stop_on_signals() as stop, plc_running(side.run):
+    with parts_log, stop_on_signals() as stop, plc_running(side.run):
         with Live(console=console, refresh_per_second=4, get_renderable=lambda: plc_table(program, title)):
             _play(program, parts, every_ms / 1000, stop)
     if as_json:
@@ -73,10 +81,31 @@ def plc(
         raise Refusal(f"no answer to {program.counts.triggers} triggers: is a daemon there? ({title})")
 
 
+class PartsLog:
+    """A line of JSON for each part, written as it is decided; None writes nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        try:
+            self._file = path.open("w") if path else None
+        except OSError as err:
+            raise StorageFailing(f"cannot write {path}: {err.strerror}") from err
+
+    def write(self, part: PlcPart) -> None:
+        if self._file:
+            self._file.write(json.dumps(asdict(part)) + "\n")
+
+    def __enter__(self) -> PartsLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+
+
 def _play(program: PlcProgram, parts: int | None, every_s: float, stop: threading.Event) -> None:
-    """Parts come once the other side is alive, until there were enough and all have passed the gate."""
+    """Parts come once the other side is Ready, until there were enough and all have passed the gate."""
     until = time.monotonic() + CONNECT_S
-    while not program.alive and time.monotonic() < until and not stop.wait(0.05):
+    while not program.ready and time.monotonic() < until and not stop.wait(0.05):
         pass
     sent, next_s = 0, time.monotonic()
     while not stop.is_set() and (parts is None or sent < parts):

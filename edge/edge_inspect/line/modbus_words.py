@@ -150,14 +150,15 @@ class CommandWatch:
         if now & Command.TRIGGER:
             newest, before = self._number(head, at.TRIGGER_SEQ), self._number(last, at.TRIGGER_SEQ)
             if newest != before:
-                self._gather(words, before if self._entries or was & Command.TRIGGER else None, newest, seen)
+                self._gather(words, before, newest, seen)
+                seen.missed *= bool(was & Command.TRIGGER)  # a PLC that begins anew has missed nothing
             elif rising & Command.TRIGGER:
                 seen.triggers.append((newest, seen.encoder))
         return seen
 
-    def _gather(self, words: Sequence[int], before: int | None, newest: int, seen: Seen) -> None:
+    def _gather(self, words: Sequence[int], before: int, newest: int, seen: Seen) -> None:
         """The newest trigger, and those between it and the one seen last that the ring still has."""
-        between = 0 if before is None else (newest - before - 1) & 0xFFFFFFFF
+        between = (newest - before - 1) & 0xFFFFFFFF
         if between < 1 << 31:
             kept = min(between, max(0, self._entries - 1))
             for back in range(kept, 0, -1):

@@ -91,7 +91,8 @@ class PlcProgram:
         self.counts = PlcCounts()
         self.latency = Durations()
         """Trigger raised -> answer in the PLC's memory."""
-        self.alive = False
+        self.alive = self.ready = False
+        """The heartbeat counts; and it says that a trigger would be judged."""
         self._deadline_ns, self._gate_ns = int(deadline_ms * 1e6), int(gate_ms * 1e6)
         self._heartbeat_ns = int(heartbeat_ms * 1e6)
         self._entries, self._low_first = entries, low_word_first
@@ -174,6 +175,7 @@ class PlcProgram:
         elif count != self._heartbeat[0]:
             self._heartbeat = (count, now_ns)
         was, self.alive = self.alive, now_ns - self._heartbeat[1] <= self._heartbeat_ns
+        self.ready = self.alive and bool(edge[at.STATUS] & Status.READY)
         self.counts.heartbeat_losses += was and not self.alive
 
     # --- the gate -------------------------------------------------------------------------------------------------
