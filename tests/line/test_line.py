@@ -53,12 +53,21 @@ def stage(tmp_path: Path, tiny_model: Path) -> Stage:
         )  # fmt: skip
         config = config.model_copy(update={"line": (line or LineConfig(name="gate"),)})
         notes = Notes()
-        return Appliance(
+        built = Appliance(
             config, cameras={"camera": camera}, adapters={"gate": adapters} if adapters is not None else None,
             watchers=(notes,), deliver=deliver,
-        ), notes  # fmt: skip
+        )  # fmt: skip
+        if isinstance(camera, StageCamera):
+            camera.is_ahead = lambda: is_ahead(built)
+        return built, notes
 
     return appliance
+
+
+def is_ahead(appliance: Appliance) -> bool:
+    """The camera has pictures waiting: on a loaded machine one more would be an honest overrun."""
+    lane = appliance.stations["camera"].lane
+    return lane is not None and lane.ring.glance()["ready"] > 1
 
 
 def run_until(done: threading.Event, appliance: Appliance) -> None:

@@ -130,13 +130,15 @@ class Desk:
 
     @property
     def busy(self) -> bool:
-        """A part waits for its answer."""
-        return bool(self._open)
+        """A part waits for its answer, or is still being looked at although its time is over."""
+        return bool(self._open) or bool(self._looking)
 
     @property
     def ready(self) -> bool:
         """A trigger would be judged."""
-        return not self._held and len(self._open) < self._most_open and not self._trouble()
+        trouble = self._trouble()
+        with self._changed:
+            return not trouble and not self._held and self._occupied() < self._most_open
 
     def has_news(self) -> bool:
         """`unseen` has something."""
@@ -204,6 +206,7 @@ class Desk:
             if told is not None:
                 self.counts.late_verdicts += part in self._looking
                 self._looking.discard(part)
+                self._note_change()
                 return told
             answer = self._close(self._open[part], kind, reason)
             self.counts.late_verdicts += answer.reason == DEADLINE
@@ -229,7 +232,7 @@ class Desk:
                 if self._changes == self._changes_seen:
                     self._changed.wait(wait_s)
         self.hold(NOT_READY)
-        self.step()
+        self._show((False, False))
         self.beat_ns = None
 
     def step(self) -> float:
@@ -241,12 +244,14 @@ class Desk:
             answers = [self._close(entry, "UNKNOWN", DEADLINE) for entry in over]
             soonest_ns = min((entry.deadline_ns - self._margin_ns for entry in self._open.values()), default=None)
         self._tell(answers)
-        status = (self.ready, self.busy)
+        self._show((self.ready, self.busy))
+        return LOOK_EVERY_S if soonest_ns is None else max(0.0, min(LOOK_EVERY_S, (soonest_ns - now_ns) / 1e9))
+
+    def _show(self, status: tuple[bool, bool]) -> None:
         if status != self._status:
             self._status = status
             for output in self.outputs:
                 output.status(*status)
-        return LOOK_EVERY_S if soonest_ns is None else max(0.0, min(LOOK_EVERY_S, (soonest_ns - now_ns) / 1e9))
 
     # --- under the lock -------------------------------------------------------------------------------------------
 
@@ -256,15 +261,18 @@ class Desk:
         entry = _Open(trigger, self._parts, at_ns + self._delay_ns, at_ns + self.deadline_ns)
         self._parts += 1
         self._open[entry.part] = entry
-        late_looks = sum(part not in self._open for part in self._looking)
         reason = self._held or trouble
-        if not reason and len(self._open) + late_looks > self._most_open:
+        if not reason and self._occupied() > self._most_open:
             reason = OVERRUN
         if not reason and entry.deadline_ns - self._margin_ns <= now_ns:
             reason = DEADLINE
         if not reason and entry.frame_from_ns <= self._passed_ns:
             reason = NO_FRAME
         return self._close(entry, "UNKNOWN", reason) if reason else None
+
+    def _occupied(self) -> int:
+        """Parts that are open, and those that are still looked at although they have been answered."""
+        return len(self._open) + sum(part not in self._open for part in self._looking)
 
     def _close(self, entry: _Open, kind: AnswerKind, reason: str) -> Answer:
         """The one place where a part gets its answer."""

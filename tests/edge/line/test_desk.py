@@ -150,8 +150,11 @@ def test_a_judgement_that_lasts_beyond_its_deadline_still_occupies_us(clock: Clo
     desk.due(clock.now_ns + DELAY)
     clock.now_ns += DEADLINE
     desk.step()
+    assert desk.busy and not desk.ready, "who trusts Ready is not told overrun"
     fire(desk, clock, 2)
     assert kinds(output)[1] == (2, "UNKNOWN", "overrun")
+    desk.answer(0, "OK", "no-defect")
+    assert not desk.busy and desk.ready
 
 
 @pytest.mark.parametrize("why", ["not-ready", "camera-lost", "model-swap"])
