@@ -157,6 +157,7 @@ class GpioChip:
                 self._listener = None
             for peer in list(self._peers.values()):
                 self._hang_up(peer)
+            self._requests.clear()  # those that were granted, but not fetched yet
 
     def level(self, offset: int) -> bool:
         """What a PLC's input would see on that pin."""

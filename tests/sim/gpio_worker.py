@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from edge_inspect.errors import InspectError
 from edge_inspect.line.gpio import GpioLine, Wires
 from edge_inspect.line.protocol import Answer, Trigger
@@ -26,6 +28,7 @@ def say(**event: Any) -> None:
 
 
 def main() -> None:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for events alone
     settings = json.loads(sys.argv[1])
     wires = Wires(**settings.pop("wires"))
     answers_at_once = settings.pop("answers", False)

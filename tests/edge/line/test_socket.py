@@ -174,6 +174,8 @@ def test_client_that_does_not_read_is_cut_off_and_delays_nobody(serve: Serve, co
     until = time.monotonic() + WAIT_S
     while not served.line.cut_off:
         assert time.monotonic() < until
+        for _ in range(500):
+            served.line.tell(answer(Trigger(sequence, time.monotonic_ns(), "gpio")))
         assert other.ask({"trigger": sequence})["seq"] == sequence
         sequence += 1
     assert other.ask({"trigger": sequence})["seq"] == sequence
