@@ -79,7 +79,6 @@ class StagePlc:
         self.camera = camera
         self.parts = tuple(parts)
         self.answers: list[Answer] = []
-        self.told_at_ns: list[int] = []
         self.states: list[tuple[bool, bool]] = []
         self.done = threading.Event()
         self.trouble = ""
@@ -89,7 +88,6 @@ class StagePlc:
     def tell(self, answer: Answer) -> None:
         with self._changed:
             self.answers.append(answer)
-            self.told_at_ns.append(time.monotonic_ns())
             self._changed.notify_all()
 
     def status(self, ready: bool, busy: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 import sqlite3
 import threading
@@ -186,6 +187,39 @@ def test_the_line_is_told_before_anything_else_happens(stage: Stage, monkeypatch
     monkeypatch.setattr(line.pipeline, "_tell", lambda lane, judged: told_by_then.append(len(plc.answers)))
     run_until(plc.done, line)
     assert told_by_then == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+
+
+def test_many_triggers_in_bad_times_are_all_answered_and_nothing_unseen_passes(
+    stage: Stage, poisoned_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_inspect.capture.grab.FIRST_WAIT_S", 0.02)
+    scenes = [
+        "good",
+        "bad",
+        "good",
+        "black",
+        "bad",
+        "frozen",
+        "white",
+        "good",
+        "broken:stale",
+        "blue",
+        "silent",
+        "lost",
+    ]
+    parts = random.Random(5).choices(scenes, weights=[9, 9, 9, 2, 9, 2, 2, 9, 2, 2, 1, 1], k=200)
+    camera = StageCamera()
+    plc = StagePlc(camera, parts)
+    line, notes = stage(camera, [plc], times="deadline_ms = 500\nwindow_ms = 500", model=poisoned_model)
+    run_until(plc.done, line)
+    assert [sequence for sequence, _, _ in plc.told] == list(range(len(parts)))
+    for answer in plc.answers:
+        scene = parts[answer.sequence]
+        assert answer.kind in {"good": {"OK", "UNKNOWN"}, "bad": {"NG", "UNKNOWN"}}.get(scene, {"UNKNOWN"}), answer
+        assert answer.kind == "UNKNOWN" or answer.answered_ns < answer.deadline_ns
+    assert Counter(judged.sequence for judged in notes.judged_parts) == Counter(range(len(parts)))
+    told = {answer.sequence: (answer.kind, answer.reason) for answer in plc.answers}
+    assert all((j.verdict.kind.value, j.verdict.reason) == told[j.sequence] for j in notes.judged_parts)  # type: ignore[index]
 
 
 def test_a_model_swap_answers_what_falls_into_it(stage: Stage) -> None:
