@@ -174,7 +174,6 @@ class ModbusClient:
         self._write(0, self._all_words())
 
     def _act(self, seen: Seen, fire: Callable[[Trigger], None]) -> None:
-        now_ns = time.monotonic_ns()
         if seen.missed:
             self.missed_triggers += seen.missed
             log.warning("triggers came faster than they were polled", adapter=self.name, missed=seen.missed)
@@ -189,7 +188,8 @@ class ModbusClient:
             start = self._slot(sequence)
             stale = any(self._edge.words[start : start + at.RESULT_WORDS])
             self._edge.begin(sequence)
-            fire(Trigger(sequence, now_ns, self.name, encoder))
+            # Each its own moment, though they came in one poll: a picture taken between two belongs to the first.
+            fire(Trigger(sequence, time.monotonic_ns(), self.name, encoder))
             if stale and not self._ring:
                 self._write_slot(start)
 

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from pymodbus.client import ModbusTcpClient
 from pymodbus.constants import ExcCodes
@@ -31,7 +32,7 @@ SCAN_MS = 5.0
 class PlcAsServer:
     """The PLC holds the registers: command block at 0, edge block at `at.EDGE`. Port 0 takes a free one.
 
-    writes: every write to the edge block so far, if `keep_writes` (tests): (monotonic ns, first word, words).
+    written: hears every write to the edge block: monotonic ns, first word, words.
     """
 
     def __init__(
@@ -42,16 +43,15 @@ class PlcAsServer:
         *,
         unit_id: int = 1,
         scan_ms: float = SCAN_MS,
-        keep_writes: bool = False,
+        written: Callable[[int, int, list[int]], None] = lambda at_ns, first, words: None,
     ) -> None:
         self.program = program
         self.listening = threading.Event()
         self.command = [0] * at.COMMAND_WORDS
         self.edge = [0] * at.EDGE_WORDS
-        self.writes: list[tuple[int, int, list[int]]] = []
         self.scans = 0
         self._address, self._unit_id, self._scan_s = (host, port), unit_id, scan_ms / 1000
-        self._keep_writes = keep_writes
+        self._written = written
 
     @property
     def port(self) -> int:
@@ -94,9 +94,9 @@ class PlcAsServer:
     ) -> ExcCodes | None:
         if values is not None:
             first, now_ns = address - at.EDGE, time.monotonic_ns()
-            self.edge[first : first + len(values)] = [int(value) for value in values]
-            if self._keep_writes:
-                self.writes.append((now_ns, first, [int(value) for value in values]))
+            words = [int(value) for value in values]
+            self.edge[first : first + len(words)] = words
+            self._written(now_ns, first, words)
             self.program.take_answers(now_ns, self.edge)
         registers[: at.COMMAND_WORDS] = self.command
         registers[at.EDGE : at.EDGE + at.EDGE_WORDS] = self.edge

@@ -44,7 +44,8 @@ class Line:
         self.program = PlcProgram(
             entries=entries, waits_for_room=True, decided=self.gate.append, **{**PATIENT, **program}  # type: ignore[arg-type]
         )  # fmt: skip
-        self.plc = PlcAsServer(self.program, keep_writes=True)
+        self.writes: list[tuple[int, list[int]]] = []
+        self.plc = PlcAsServer(self.program, written=lambda _, first, words: self.writes.append((first, words)))
         self.desk = Desk(answers)
         self.entries = entries
         self.client: ModbusClient
@@ -84,7 +85,7 @@ def test_each_result_is_one_write_with_its_number_at_both_ends() -> None:
             line.program.arrives()
         wait_for(lambda: len(line.gate) == 20, "20 parts at the gate")
     told: dict[int, int] = {}
-    for _, first, words in line.plc.writes:
+    for first, words in line.writes:
         if first < at.RESULT_RING or not any(words):
             continue
         assert len(words) % at.RESULT_WORDS == 0 and (first - at.RESULT_RING) % at.RESULT_WORDS == 0
@@ -128,7 +129,7 @@ def test_plc_that_goes_and_comes_is_found_again_and_nothing_old_is_written() -> 
             port = line.plc.port
         wait_for(lambda: not line.client.connected.is_set(), "the client sees that the PLC has gone")
         line.client.tell(answer(line.desk.triggers[0]))
-        again = PlcAsServer(PlcProgram(**PATIENT, first_sequence=2), port=port, keep_writes=True)  # type: ignore[arg-type]
+        again = PlcAsServer(PlcProgram(**PATIENT, first_sequence=2), port=port)  # type: ignore[arg-type]
         again.command[: at.COMMAND_HEAD_WORDS] = line.plc.command[: at.COMMAND_HEAD_WORDS]
         with running(again.run):
             wait_for(lambda: again.program.alive, "connected again, by itself")
