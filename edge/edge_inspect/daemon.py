@@ -36,6 +36,7 @@ from typing import Protocol
 
 import structlog
 
+from edge_inspect.capture.cut_short import ready_to_cut_short
 from edge_inspect.capture.protocol import Camera, Pixels
 from edge_inspect.config import Config, broker_of
 from edge_inspect.delivery.courier import Courier
@@ -175,7 +176,8 @@ class Appliance:
         for thread in threads:
             thread.start()
         try:
-            self._watch(stop, inspect)
+            with ready_to_cut_short():
+                self._watch(stop, inspect)
         finally:
             self._notifier.stopping()
             until = time.monotonic() + END_S
@@ -308,6 +310,8 @@ class Appliance:
             if not said_ready and all(s.grabber.settled.is_set() for s in self.stations.values()):
                 said_ready = self._say_ready()
             patience.look()
+            for station in self.stations.values():
+                station.grabber.look_after(time.monotonic_ns(), patience.awake_since_ns())
             if time.monotonic() >= next_look:
                 watchdog.look()
                 if not said_ready:

@@ -82,8 +82,9 @@ def main(state_dir: str, model_dir: str, recipe: str, mqtt: str) -> None:
     config = config_from_options(
         camera="sim", state=Path(state_dir), model=model_dir, recipe=Path(recipe), mqtt=mqtt, provider="cpu", threads=1
     )
+    device = config.device.model_copy(update={"device": Path(state_dir).parent.name})  # or they throw each other out
     appliance = HangingAppliance(
-        config,
+        config.model_copy(update={"device": device}),
         cameras={"camera": HangingCamera(["good"], live=True)},
         tell=tell,
         notifier=Notifier.from_environment(os.environ),

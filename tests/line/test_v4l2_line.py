@@ -149,3 +149,30 @@ def test_a_driver_call_that_never_returns_ends_the_process(tmp_path: Path, tiny_
     assert '"thread": "grab-camera"' in done.stderr
     assert "in dequeue" in done.stderr
     assert max(json.loads(line)["frame"] for line in done.stdout.splitlines()) < 60
+
+
+@pytest.mark.slow
+def test_a_driver_call_that_a_signal_can_end_is_told_and_cut_short_and_the_line_goes_on(
+    tmp_path: Path, tiny_model: Path, recipe: Path
+) -> None:
+    shim = camera(tmp_path, "MJPG", ["80 block 0"])
+    line = run(tmp_path, tiny_model, recipe, shim, frames=140)
+    line.check()
+    assert shim.happened("cut"), "nobody cut it short"
+    assert "the driver's call has not returned" in line.log
+    assert line.log.count("camera lost") == 1
+    assert line.summary["reconnects"] == 1
+    assert "camera-lost" in {verdict["reason"] for verdict in line.by_kind("UNKNOWN")}
+    assert max(verdict["frame"] for verdict in line.by_kind("OK")) > 90
+
+
+@pytest.mark.slow
+def test_a_driver_call_that_returns_late_by_itself_is_told_meanwhile_and_the_line_goes_on(
+    tmp_path: Path, tiny_model: Path, recipe: Path
+) -> None:
+    shim = camera(tmp_path, "MJPG", ["80 hang 6000"])
+    line = run(tmp_path, tiny_model, recipe, shim, frames=140)
+    line.check()
+    assert line.log.count("camera lost") == 1
+    assert line.summary["reconnects"] == 1
+    assert line.log.count('"event": "camera up"') == 2

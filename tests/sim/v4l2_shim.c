@@ -19,7 +19,8 @@
  *   commands FILE               more lines `fault ...`, appended while it runs; `now` as the picture's number
  *   fault NUMBER KIND [A [B]]   at that picture (counted from 0, going on over a reopen):
  *     error | eio | empty | oversize | garbage | zero-stamp
- *     truncate PERCENT | zeros PERCENT (from there on) | late MS | gap N | frozen N | silence MS | hang MS
+ *     truncate PERCENT | zeros PERCENT (from there on) | late MS | gap N | frozen N | silence MS
+ *     hang MS                   DQBUF does not return, whatever comes; block MS: the same, but a signal ends it (EINTR)
  *     resize WIDTH HEIGHT (the pictures only) | renegotiate WIDTH HEIGHT (G_FMT and an event too)
  *     unplug MS NODE            gone, back after MS under /dev/videoNODE
  *     steal NODE                the camera of that number takes ours (together with unplug)
@@ -52,7 +53,7 @@ static const char *const busy_names[BUSY_KINDS] = {"open", "format", "buffers", 
 struct play { unsigned fourcc, width, height, stride, count; unsigned char *bytes; size_t *offset; unsigned *size; };
 struct fault { long at; char kind[16]; long a, b; };
 struct control { unsigned id; int value, least, most; };
-struct buffer { int queued, done; unsigned used, flags, sequence; long long stamp_ns; long hang_ms; int eio; };
+struct buffer { int queued, done; unsigned used, flags, sequence; long long stamp_ns; long hang_ms; int interruptible, eio; };
 
 struct camera {
     int node, wanted_node, kind, sloppy, events, loaded;
@@ -132,6 +133,10 @@ static void load_play(struct camera *c, const char *line) {
 static void load_fault(struct camera *c, const char *line) {
     struct fault f = {0};
     char at[16] = "";
+    int kept = 0; /* what is over makes room */
+    for (int i = 0; i < c->fault_count; i++)
+        if (c->faults[i].at >= c->shown) c->faults[kept++] = c->faults[i];
+    c->fault_count = kept;
     if (c->fault_count == FAULTS || sscanf(line, "%15s %15s %ld %ld", at, f.kind, &f.a, &f.b) < 2) return;
     f.at = strcmp(at, "now") ? atol(at) : c->shown;
     c->faults[c->fault_count++] = f;
@@ -233,6 +238,7 @@ static void wake(struct camera *c) { if (c->peer >= 0) (void)!write(c->peer, "!"
 
 static void unplug(struct camera *c, long ms, int node) {
     c->back_ns = ms ? now_ns() + ms * 1000000LL : -1;
+    say(c, "unplug %lld", now_ns());
     c->wanted_node = node;
     c->generation++;
     c->streaming = 0;
@@ -260,7 +266,10 @@ static void damage(struct camera *c, struct fault *f, int index) {
     else if (!strcmp(f->kind, "truncate")) b->used = (unsigned long)b->used * f->a / 100;
     else if (!strcmp(f->kind, "late")) b->stamp_ns -= f->a * 1000000LL;
     else if (!strcmp(f->kind, "zero-stamp")) b->stamp_ns = 0;
-    else if (!strcmp(f->kind, "hang")) b->hang_ms = f->a ? f->a : -1;
+    else if (!strcmp(f->kind, "hang") || !strcmp(f->kind, "block")) {
+        b->hang_ms = f->a ? f->a : -1;
+        b->interruptible = f->kind[0] == 'b';
+    }
     else if (!strcmp(f->kind, "zeros")) memset(bytes + b->used * f->a / 100, 0, b->used - b->used * f->a / 100);
     else if (!strcmp(f->kind, "garbage")) for (unsigned i = 0; i < b->used; i++) bytes[i] = rand();
 }
@@ -465,10 +474,12 @@ static int queue(struct camera *c, struct v4l2_buffer *b) {
     return 0;
 }
 
-static void hang(long ms) {
-    struct timespec t = {ms / 1000, ms % 1000 * 1000000};
-    if (ms < 0) for (;;) pause();
-    nanosleep(&t, NULL);
+/* -1 when a signal ended it. */
+static int hang(long ms, int interruptible) {
+    struct timespec t = {ms < 0 ? 1000000000 : ms / 1000, ms < 0 ? 0 : ms % 1000 * 1000000};
+    while (nanosleep(&t, &t))
+        if (interruptible) return -1;
+    return 0;
 }
 
 static int dequeue(struct camera *c, int fd, struct v4l2_buffer *b) {
@@ -491,9 +502,14 @@ static int dequeue(struct camera *c, int fd, struct v4l2_buffer *b) {
     } else b->flags = mine->flags;
     pthread_cond_broadcast(&changed);
     if (ms) {
+        say(c, "%s %lld", mine->interruptible ? "block" : "hang", now_ns());
         pthread_mutex_unlock(&lock);
-        hang(ms);
+        int cut = hang(ms, mine->interruptible);
         pthread_mutex_lock(&lock);
+        if (cut) {
+            say(c, "cut %lld", now_ns());
+            return refuse(EINTR);
+        }
     }
     return mine->eio ? refuse(EIO) : 0;
 }

@@ -3,8 +3,10 @@
 1. A lost camera is reopened with back-off and jitter (0.5 s to 10 s), for ever; nothing but `stop` ends that.
 2. No picture for `stall_s` on the monotonic clock is a loss, even if the driver says nothing.
 3. Each loss is one gap in the ring, so that what passed unseen becomes UNKNOWN.
-4. `beat_ns` moves as long as this thread is in charge of itself; a driver call that never returns stops it, and
-   whoever watches the beat ends the process: a thread stuck in a driver cannot be freed from inside.
+4. A live camera's call that does not return is told as a loss after TOLD_AFTER_S by whoever looks after this thread,
+   and cut short where the driver can be interrupted; then the camera is reopened like any lost one.
+5. `beat_ns` moves as long as this thread is in charge of itself; a driver call that never returns stops it, and
+   whoever watches the beat ends the process: a thread stuck for good in a driver cannot be freed from inside.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Callable
 
 import structlog
 
+from edge_inspect.capture.cut_short import cut_short
 from edge_inspect.capture.protocol import Camera, Format, Read
 from edge_inspect.capture.ring import Ring, Slot
 from edge_inspect.counts import LaneCounts
@@ -25,6 +28,8 @@ log = structlog.get_logger()
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 10.0
+TOLD_AFTER_S = 4.0
+CUT_EVERY_S = 1.0
 LEAST_STALL_S = 2.0
 """Unless the camera itself asks for more patience (`patience_s`): a network camera has to catch up after a loss."""
 
@@ -51,6 +56,8 @@ class Grabber:
         self.settled = threading.Event()
         """Set once the camera gave its first picture or failed for the first time."""
         self._prepare = prepare
+        self._thread_ident = 0
+        self._next_cut_ns = 0
         self._ring: Ring | None = None
         self._counts = counts
         self._gave_pictures = False
@@ -60,6 +67,7 @@ class Grabber:
     def run(self, stop: threading.Event) -> None:
         """Grab until `stop` or until a file ends. Raises BadSource; CameraLost if the first opening took too long."""
         started = time.monotonic()
+        self._thread_ident = threading.get_ident()
         wait_s = FIRST_WAIT_S / 2
         try:
             while not stop.is_set():
@@ -91,6 +99,20 @@ class Grabber:
             self.ended.set()
             if self._ring is not None:
                 self._ring.close()
+
+    def look_after(self, now_ns: int, awake_since_ns: int) -> None:
+        """By another thread, several times a second: tell and cut short a driver's call that does not return."""
+        beat_ns = self.beat_ns
+        if beat_ns is None or self.state not in ("up", "lost") or not self.camera.live:
+            return
+        still_s = (now_ns - max(beat_ns, awake_since_ns)) / 1e9
+        if still_s <= TOLD_AFTER_S:
+            return
+        if self.state == "up":
+            self._tell_lost(f"the driver's call has not returned for {still_s:.1f} s")
+        if now_ns >= self._next_cut_ns and getattr(self.camera, "can_be_cut_short", False):
+            self._next_cut_ns = now_ns + round(CUT_EVERY_S * 1e9)
+            cut_short(self._thread_ident)
 
     def _beat(self) -> None:
         self.beat_ns = time.monotonic_ns()
@@ -133,9 +155,11 @@ class Grabber:
         never_opened = self._ring is None
         if never_opened and self._first_open_s is not None and time.monotonic() - started > self._first_open_s:
             raise err
-        if self.state == "lost":
-            return
-        log.warning("camera lost, trying again", camera=self.name, source=self.camera.label, why=str(err))
+        if self.state != "lost":
+            self._tell_lost(str(err))
+
+    def _tell_lost(self, why: str) -> None:
+        log.warning("camera lost, trying again", camera=self.name, source=self.camera.label, why=why)
         self.state = "lost"
         self.settled.set()
         if self._ring is not None:
@@ -152,7 +176,7 @@ class Grabber:
             read = self._read_one(ring)
             if read is Read.END:
                 return True
-            if read is Read.FRAME and not self._gave_pictures:
+            if read is Read.FRAME and not (self._gave_pictures and self.state == "up"):
                 self._came_up(self.format)
             now = time.monotonic()
             if read is not Read.NOTHING:

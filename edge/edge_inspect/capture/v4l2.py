@@ -46,6 +46,8 @@ class V4L2Camera:
     """One camera by path (`/dev/video0`, `/dev/v4l/by-id/...`) or number (`0`)."""
 
     live = True
+    can_be_cut_short = True
+    """A signal ends a driver's call that does not return (`Node.call` gives it up)."""
 
     def __init__(
         self,

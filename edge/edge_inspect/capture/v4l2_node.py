@@ -12,12 +12,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from linuxpy.video import raw
 
+from edge_inspect.capture.cut_short import GIVEN_UP_AFTER_S
 from edge_inspect.errors import BadSource, CameraLost, InspectError
 
 CAPTURE = int(raw.BufType.VIDEO_CAPTURE)
@@ -66,11 +68,15 @@ class Node:
         self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def call(self, request: int, argument: Any) -> None:
-        """One ioctl, again when a signal came in between. Raises OSError."""
+        """One ioctl, again when a signal came in between, unless it took too long already. Raises OSError."""
+        begun = time.monotonic()
         while True:
             try:
                 fcntl.ioctl(self.fd, request, argument)
-            except InterruptedError:
+            except InterruptedError as err:
+                if time.monotonic() - begun > GIVEN_UP_AFTER_S:
+                    why = "the driver did not answer, its call was cut short"
+                    raise OSError(errno.ETIMEDOUT, why, _NAMES.get(request)) from err
                 continue
             except OSError as err:
                 err.filename = _NAMES.get(request)

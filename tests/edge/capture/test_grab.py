@@ -163,3 +163,48 @@ def test_a_refused_source_is_not_tried_again() -> None:
     line.thread.join(timeout=10)
     assert isinstance(line.error, BadSource)
     assert camera.opened == 1
+
+
+class StuckCamera(ScriptedCamera):
+    """The third read does not return until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(*["frame"] * 6)
+        self.stuck, self.let_go = threading.Event(), threading.Event()
+
+    def read_into(self, pixels: Pixels, stamp: Stamp) -> Read:
+        if self.index == 2 and not self.let_go.is_set():
+            self.stuck.set()
+            assert self.let_go.wait(60)
+        return super().read_into(pixels, stamp)
+
+
+def test_a_call_that_does_not_return_is_a_loss_at_once_and_over_when_it_returns() -> None:
+    camera = StuckCamera()
+    line = Line(camera)
+    line.thread.start()
+    try:
+        assert camera.stuck.wait(60)
+        grabber, ring, beat_ns = line.grabber, line.ring, line.grabber.beat_ns
+        assert ring is not None
+        assert beat_ns is not None
+        grabber.look_after(beat_ns + round(3.9e9), 0)
+        assert grabber.state == "up"
+        grabber.look_after(beat_ns + round(9e9), beat_ns + round(8e9))
+        assert grabber.state == "up", "a process that stood still itself has no right to complain"
+        for late_s in (4.1, 4.2, 9.0):
+            grabber.look_after(beat_ns + round(late_s * 1e9), 0)
+        assert grabber.state == "lost"
+        gap = ring.next_gap()
+        assert gap is not None
+        assert gap.reason == "camera-lost"
+        assert ring.next_gap() is None
+        camera.let_go.set()
+        until = time.monotonic() + 60
+        while grabber.state != "up" and time.monotonic() < until:
+            time.sleep(0.01)
+        assert (grabber.state, line.counts.reconnects) == ("up", 1)
+    finally:
+        camera.let_go.set()
+        line.stop.set()
+        line.thread.join(60)
