@@ -19,6 +19,7 @@ from edge_inspect.errors import BadConfig
 from edge_inspect.line.open import Adapter, Around, Line, PartTimes, Running, open_line
 from edge_inspect.pipeline import Pipeline
 from edge_inspect.station import Station
+from edge_inspect.verdict.recipe import Recipe
 from edge_wire import messages as wire
 from edge_wire.topics import Topics
 
@@ -46,15 +47,13 @@ class Lines:
         self._lines: dict[str, tuple[Line, Station]] = {}
         for table in config.line:
             station = stations[table.camera or next(iter(stations))]
-            line = open_line(table, _times(station), self._around(table.name, station), adapters.get(table.name))
+            line = open_line(
+                table, part_times(station.recipe), self._around(table.name, station), adapters.get(table.name)
+            )
             station.line = line.side
             self._lines[table.name] = (line, station)
         for name, station in stations.items():
-            if station.recipe.part.mode == "trigger" and station.line is None:
-                raise BadConfig(
-                    f"camera `{name}`: recipe {station.recipe.name}: key `part.mode`: found 'trigger', which needs "
-                    "a [[line]] in the configuration that brings triggers; allowed without: frame, barrier"
-                )
+            check_has_line(name, station.recipe, station.line is not None)
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -122,8 +121,18 @@ class Lines:
         return lambda: Link(broker, f"{self._topics.device}-line-{line.name}")
 
 
-def _times(station: Station) -> PartTimes:
-    part = station.recipe.part
+def check_has_line(camera: str, recipe: Recipe, has_line: bool) -> None:
+    """Raises BadConfig for a recipe that waits for triggers which nobody brings."""
+    if recipe.part.mode == "trigger" and not has_line:
+        raise BadConfig(
+            f"camera `{camera}`: recipe {recipe.name}: key `part.mode`: found 'trigger', which needs a [[line]] in the "
+            "configuration that brings triggers; allowed without: frame, barrier"
+        )
+
+
+def part_times(recipe: Recipe) -> PartTimes:
+    """A recipe's word on triggers, as a line has to know it."""
+    part = recipe.part
     return PartTimes(part.mode == "trigger", part.deadline_ms, part.delay_ms, part.window_ms)
 
 

@@ -45,6 +45,41 @@ BAD = {
         '[[camera]]\nname = "left/right"\nsource = "0"\n', ("camera[0].name", '"left/right"', "allowed: 1-40 of")
     ),
     "name twice": Bad(CAMERA + CAMERA, ("camera[1].name", '"left" a second time', "allowed: a name of its own")),
+    "line without adapter": Bad(CAMERA + "[[line]]\n", ("line[0]", "found no adapter", "[line.modbus_server]")),
+    "line of an unknown camera": Bad(
+        CAMERA + '[[line]]\ncamera = "lefd"\n[line.socket]\n', ("line[0].camera", '"lefd"', "allowed: one of left")
+    ),
+    "line that does not say whose": Bad(
+        CAMERA + CAMERA.replace("left", "right") + "[[line]]\n[line.socket]\n",
+        ("line[0].camera", "nothing, with several cameras", "one of left, right"),
+    ),
+    "two lines of one camera": Bad(
+        CAMERA + '[[line]]\n[line.socket]\n[[line]]\nname = "b"\n[line.socket]\n',
+        ("line[1].camera", "a second time", "one line for each camera"),
+    ),
+    "line name twice": Bad(
+        CAMERA + "[[line]]\n[line.socket]\n[[line]]\n[line.socket]\n",
+        ("line[1].name", '"line" a second time', "(and 1 more)"),
+    ),
+    "trigger of an adapter that is not there": Bad(
+        CAMERA + '[[line]]\ntrigger = "gpio"\n[line.socket]\n',
+        ("line[0].trigger", '"gpio"', "[line.gpio] beside it with trigger_line"),
+    ),
+    "gate at no distance": Bad(
+        CAMERA + "[[line]]\n[line.socket]\n[line.reject]\n", ("line[0].reject", "travel_ms", "exactly one")
+    ),
+    "gate wire without reject": Bad(
+        CAMERA + "[[line]]\n[line.gpio]\nreject_line = 4\n", ("line[0].gpio.reject_line", "without [line.reject]")
+    ),
+    "a wire for two things": Bad(
+        CAMERA + "[[line]]\n[line.gpio]\nok_line = 4\nng_line = 4\n", ("line[0].gpio", "line 4 for two things")
+    ),
+    "unknown key of an adapter": Bad(
+        CAMERA + "[[line]]\n[line.modbus_server]\nportt = 502\n", ("line[0].modbus_server.portt", "did you mean `port`")
+    ),
+    "line over MQTT without a broker": Bad(
+        CAMERA + "[[line]]\n[line.mqtt]\n", ("line[0].mqtt.url", "nothing, without [mqtt]")
+    ),
     "source missing": Bad('[[camera]]\nname = "left"\n', ("camera[0].source", "required")),
     "source empty": Bad(
         '[[camera]]\nname = "left"\nsource = " "\n', ("camera[0].source", '" "', "allowed: /dev/video0")

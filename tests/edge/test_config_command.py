@@ -118,3 +118,37 @@ def test_check_of_a_good_configuration(tmp_path: Path, capsys: pytest.CaptureFix
     file.write_text('[[camera]]\nname = "a"\nsource = "sim"\n[[camera]]\nname = "b"\nsource = "/dev/video9"\n')
     assert run_command(["config", "check", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"file": str(file), "cameras": ["a", "b"]}
+
+
+TRIGGERED = 'name = "t"\nversion = "1"\n[classes.scratch]\n[part]\nmode = "trigger"\ndeadline_ms = 50\n'
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        ("", "needs a [[line]]"),
+        ("[[line]]\n[line.gpio]\nok_line = 3\n", "key `trigger`: missing"),
+        ("[[line]]\nmargin_ms = 50\n[line.socket]\n", "key `margin_ms`: found 50, allowed: less than"),
+        ("[[line]]\n[line.socket]\n[line.reject]\ntravel_ms = 49\n", "key `reject.travel_ms`: found 49"),
+        ("[[line]]\n[line.socket]\n[line.reject]\ntravel_ms = 50\n", ""),
+    ],
+)
+def test_check_looks_at_line_and_recipe_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tables: str, says: str
+) -> None:
+    (tmp_path / "t.toml").write_text(TRIGGERED)
+    file = tmp_path / "line.toml"
+    file.write_text(f'[[camera]]\nname = "a"\nsource = "sim"\nrecipe = "t.toml"\n{tables}')
+    assert run_command(["config", "check", str(file)]) == (78 if says else 0)
+    assert says in capsys.readouterr().err
+
+
+def test_a_trigger_without_need_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "line.toml"
+    file.write_text('[[camera]]\nname = "a"\nsource = "sim"\n[[line]]\ntrigger = "socket"\n[line.socket]\n')
+    assert run_command(["config", "check", str(file)]) == 78
+    assert "part.mode is not 'trigger'" in capsys.readouterr().err
+    file.write_text(file.read_text().replace('trigger = "socket"\n', ""))
+    assert run_command(["config", "check", str(file)]) == 0
+    assert run_command(["config", "show", str(file)]) == 0
+    assert "[[line]]" in (shown := capsys.readouterr().out) and "[line.socket]" in shown

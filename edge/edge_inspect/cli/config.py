@@ -17,6 +17,8 @@ from edge_inspect.cli.output import emit
 from edge_inspect.config import CameraConfig, Config, load_config
 from edge_inspect.errors import BadConfig, BadModel, BadSource, StorageFailing, Usage
 from edge_inspect.inference.package import ModelPackage, find_model
+from edge_inspect.line.open import check_fit
+from edge_inspect.lines import check_has_line, part_times
 from edge_inspect.verdict.recipe import find_recipe, load_recipe
 
 DEFAULT_FILE = Path("/etc/edge-inspect/edge-inspect.toml")
@@ -76,6 +78,10 @@ def check(file: ConfigFile = DEFAULT_FILE, as_json: AsJson = False) -> None:
 def _check_camera(config: Config, camera: CameraConfig) -> None:
     camera_from(camera.address(), **camera.options()).close()
     recipe = load_recipe(find_recipe(camera.recipe) if camera.recipe else find_recipe())
+    lines = [line for line in config.line if line.camera in (camera.name, None)]
+    for line in lines:
+        check_fit(line, part_times(recipe))
+    check_has_line(camera.name, recipe, bool(lines))
     named = camera.model or config.model.dir
     package = ModelPackage.load(find_model(named) if named else find_model())
     recipe.thresholds(package.manifest.classes)

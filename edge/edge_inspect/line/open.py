@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from edge_inspect.config_line import LineConfig
 from edge_inspect.errors import BadConfig
@@ -65,8 +65,7 @@ class Around:
     """Makes a maker of connections to the line's MQTT broker."""
 
 
-@dataclass(frozen=True, slots=True)
-class PartTimes:
+class PartTimes(NamedTuple):
     """What the recipe says of a part's times; `deadline_ms` is None where nobody waits."""
 
     triggered: bool
@@ -126,7 +125,7 @@ class Line:
 
 def open_line(config: LineConfig, times: PartTimes, around: Around, adapters: Sequence[Adapter] | None = None) -> Line:
     """Build a line. `adapters`: already built ones instead of what the configuration says. Raises BadConfig."""
-    _check(config, times, built=adapters is not None)
+    check_fit(config, times, built=adapters is not None)
     heard = _Heard()
     built = list(adapters) if adapters is not None else _adapters(config, around, heard)
     tracker = _tracker(config, built)
@@ -160,8 +159,11 @@ class _Heard:
             self.tracker.confirmed(count)
 
 
-def _check(config: LineConfig, times: PartTimes, *, built: bool) -> None:
-    """What the line's table and the recipe of its camera say together."""
+def check_fit(config: LineConfig, times: PartTimes, *, built: bool = False) -> None:
+    """What the line's table and the recipe of its camera say together. Raises BadConfig.
+
+    built: its adapters come from elsewhere, so that the table need not name any.
+    """
     at = f"line `{config.name}`"
     if times.triggered and config.source is None and not built:
         able = ", ".join(f'"{name}"' for name in config.sources()) or "none of its adapters can"
