@@ -137,6 +137,7 @@ def evidence_subject(lane: Lane, judged: Judged, who: Identity, pixels: Pixels) 
         model_digest=who.model.digest,
         recipe=f"{who.recipe.name} {who.recipe.version}",
         recipe_digest=who.recipe.digest,
+        sequence=judged.sequence,
     )
 
 

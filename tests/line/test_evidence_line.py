@@ -25,7 +25,11 @@ from edge_inspect.pipeline import Judged, Lane
 from edge_wire.messages import DefectReport
 from tests.line.conftest import Build
 from tests.line.drawn import HEIGHT, SPOT, WIDTH, DrawnCamera, Notes
+from tests.line.stage import StageCamera, StagePlc
+from tests.line.test_line import Stage, run_until, stage
 from tests.line.test_no_allocation import At, EndlessCamera
+
+__all__ = ["stage"]  # a fixture
 
 DEADLINE_S = 60.0
 
@@ -94,6 +98,20 @@ def test_a_report_leads_to_its_pictures(build: Build, tmp_path: Path) -> None:
     assert (record.camera, record.captured_ns) == (report.camera, report.frame.captured_ns)
     assert (record.model_digest, record.recipe_digest) == (report.model.digest, report.recipe.digest)
     assert record.verdict == report.verdict.value
+
+
+def test_a_trigger_leads_to_the_picture_of_its_own_part(stage: Stage, tmp_path: Path) -> None:
+    camera = StageCamera()
+    plc = StagePlc(camera, ["good", "bad", "good", "bad", "good"])  # no more bad ones than there are buffers
+    line, _ = stage(camera, [plc], deliver=True)
+    with_evidence(line, ok_share=0.0)
+    run_until(plc.done, line)
+    found = kept(tmp_path / "state").values()
+    assert sorted(part.record.sequence or 0 for part in found) == [1, 3]
+    for part in found:
+        x0, y0, x1, y1 = SPOT
+        spot = look_at(tmp_path / "state", part, "frame")[y0 + 4 : y1 - 4, x0 + 4 : x1 - 4].mean((0, 1))
+        assert spot[2] > spot[0] + 60
 
 
 def test_ok_parts_are_sampled_by_their_number(build: Build, tmp_path: Path) -> None:

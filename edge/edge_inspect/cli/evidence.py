@@ -184,6 +184,7 @@ def _told(folder: Path, part: KeptPart) -> dict[str, Any]:
         "id": record.id,
         "camera": record.camera,
         "part": record.part,
+        "sequence": record.sequence,
         "verdict": record.verdict,
         "reason": record.reason,
         "defects": [mark._asdict() for mark in record.defects],

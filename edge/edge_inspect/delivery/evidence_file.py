@@ -57,6 +57,8 @@ class Record(BaseModel):
     camera: Name
     part: Annotated[int, Field(ge=0, le=BIG)]
     """As in the report: `part.number`."""
+    sequence: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """The line's number of its trigger, where one asked for this part."""
     verdict: VerdictName
     reason: Code
     defects: Annotated[tuple[Mark, ...], Field(max_length=MOST_MARKS)] = ()

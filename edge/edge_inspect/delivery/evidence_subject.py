@@ -32,6 +32,8 @@ class Subject:
     model_digest: str
     recipe: str
     recipe_digest: str
+    sequence: int | None = None
+    """The line's number of its trigger."""
 
 
 class Encoder:
@@ -58,6 +60,7 @@ class Encoder:
             id=f"{self._run_id}-{subject.camera}-{subject.part}",
             camera=subject.camera,
             part=subject.part,
+            sequence=subject.sequence,
             verdict=subject.verdict,
             reason=subject.reason,
             defects=subject.defects[:MOST_MARKS],
