@@ -70,7 +70,8 @@ class PlcProgram:
 
     deadline_ms: from trigger to answer. gate_ms: from trigger to the reject gate. heartbeat_ms: an edge whose counter
     stands still for longer is dead. fires_per_scan: most triggers of one scan (a PLC that is Modbus client writes one a
-    request). waits_for_room: True holds a part back while the ring is full, instead of skipping it (stress tests).
+    request). stops_at_gate: the belt stands until the part at the gate is answered or overdue. waits_for_room: True
+    holds a part back while the ring is full, instead of skipping it (stress tests).
     decided: hears each part at the gate.
     """
 
@@ -84,6 +85,7 @@ class PlcProgram:
         low_word_first: bool = False,
         first_sequence: int = 1,
         fires_per_scan: int = at.MOST_ENTRIES,
+        stops_at_gate: bool = False,
         waits_for_room: bool = False,
         confirms: bool = True,
         decided: Callable[[PlcPart], None] = lambda part: None,
@@ -97,6 +99,7 @@ class PlcProgram:
         self._heartbeat_ns = int(heartbeat_ms * 1e6)
         self._entries, self._low_first = entries, low_word_first
         self._fires_per_scan, self._waits, self._confirms = fires_per_scan, waits_for_room, confirms
+        self._stops = stops_at_gate
         self._decided = decided
         self._next = first_sequence
         self._arrivals: deque[int | None] = deque()
@@ -182,6 +185,8 @@ class PlcProgram:
 
     def _gate(self, now_ns: int, command: MutableSequence[int]) -> None:
         while self._belt and now_ns - self._belt[0].fired_ns >= self._gate_ns:
+            if self._stops and not self._belt[0].closed:
+                return
             part = self._belt.popleft()
             if not part.closed:
                 self.counts.missed_deadlines += 1

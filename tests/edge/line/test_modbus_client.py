@@ -24,7 +24,7 @@ from edge_inspect.line.plc_sim import PlcAsClient, PlcAsServer
 from edge_inspect.line.protocol import Answer, Trigger
 from tests.edge.line.modbus_ends import WAIT_S, Desk, answer, running, trigger, wait_for
 
-PATIENT = {"deadline_ms": 20_000.0, "gate_ms": 20.0, "heartbeat_ms": 20_000.0}
+PATIENT = {"deadline_ms": 20_000.0, "gate_ms": 20.0, "heartbeat_ms": 20_000.0, "stops_at_gate": True}
 """A PLC for machines that may stand still for seconds."""
 
 
