@@ -24,6 +24,9 @@ from edge_inspect.delivery import outbox_reserve as reserve
 from edge_inspect.delivery.outbox_salvage import Salvage, replace
 from edge_inspect.errors import StorageFailing
 
+UNREADABLE_TIMES = 20
+"""A file that the disk fails to read is given up (and what can be read carried over) after so many tries: minutes."""
+
 
 class DiskFull(StorageFailing):
     """The file system has no room for this; nothing of it was written."""
@@ -49,6 +52,7 @@ class OutboxDatabase:
         self._check: file.Check = "quick_check"  # at the next opening
         self._suspect = True  # what stands in the WAL must be written again before the next commit
         self._was_open = False
+        self._unreadable = 0
         self._closed = False
         self._lock_handle = -1
         self._handles: list[int] = []  # of the file and of its -shm, to hold blocks for them; see `reserve.open_beside`
@@ -128,6 +132,13 @@ class OutboxDatabase:
             held = self.disk_full or self._filled()
             return held and reserve.held_bytes(self._trusted()) >= self.reserve_bytes and reserve.hold_wal(self.path)
 
+    def _tidy(self) -> None:
+        try:
+            with self.writing() as db:
+                reserve.tidy(db)
+        except DiskFull:
+            pass  # the table could not be made: there is nothing to tidy, and no reserve
+
     def _filled(self) -> bool:
         while reserve.held_bytes(self._trusted()) < self.reserve_bytes:
             try:
@@ -168,6 +179,7 @@ class OutboxDatabase:
             if not file.write_back(db) and self._was_open:
                 raise StorageFailing(f"{self.path}: in use by another program after a failed write")
             self._suspect, self._was_open = False, True
+            self._tidy()
             self.disk_full = True  # until it is seen that it is not
             self.refill_reserve()
         return self._connection()
@@ -178,11 +190,7 @@ class OutboxDatabase:
         if self._lock_handle < 0:
             self._lock_handle = file.hold_lock(self.path)
         if self._db is None:
-            try:
-                db = file.connect(self.path, check=self._check)
-            except file.Broken as err:
-                self.salvage = replace(self.path, str(err), device=self._device, now_ns=self._utc_ns())
-                db = file.connect(self.path, check="")
+            db = self._opened()
             try:
                 newest = file.enter_epoch(db, self.path, self._device, self._utc_ns())
                 reserve.limit(db)
@@ -194,3 +202,23 @@ class OutboxDatabase:
                 self.epoch = newest
             self._db, self._check = db, ""
         return self._db
+
+    def _opened(self) -> sqlite3.Connection:
+        """A file that looks broken is looked at again, thoroughly, before it is set aside.
+
+        A disk that cannot read looks the same to SQLite. It may be well again soon, and what it holds is dear.
+        """
+        try:
+            return file.connect(self.path, check=self._check)
+        except file.Broken as err:
+            self._check = "integrity_check"
+            if self._unreadable < UNREADABLE_TIMES and not file.readable(self.path):
+                self._unreadable += 1
+                raise StorageFailing(f"{self.path}: cannot be read") from err
+        try:
+            db = file.connect(self.path, check=self._check)
+        except file.Broken as err:
+            self.salvage = replace(self.path, str(err), device=self._device, now_ns=self._utc_ns())
+            db = file.connect(self.path, check="")
+        self._unreadable = 0
+        return db

@@ -141,6 +141,23 @@ def connect(path: Path, *, check: Check) -> sqlite3.Connection:
     return db
 
 
+def readable(path: Path) -> bool:
+    """Does the disk give every byte of the file and of its WAL? To be asked while nothing of it is open."""
+    try:
+        for name in (path, beside(path, "-wal")):
+            if name.exists():
+                handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    at = 0
+                    while got := len(os.pread(handle, 1 << 20, at)):
+                        at += got
+                finally:
+                    os.close(handle)
+    except OSError:
+        return False
+    return True
+
+
 def write_back(db: sqlite3.Connection) -> bool:
     """Write what stands in the WAL once more, into the main file, and sync that; False if a reader was in the way.
 

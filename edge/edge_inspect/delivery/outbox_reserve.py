@@ -80,7 +80,8 @@ def held_bytes(db: sqlite3.Connection) -> int:
     """Bytes of filler in the file now; any connection will do, also to a file that never had any."""
     if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'reserve'").fetchone() is None:
         return 0
-    (held,) = db.execute("SELECT coalesce(sum(length(filler)), 0) FROM reserve").fetchone()
+    query = f"SELECT coalesce(sum(length(filler)), 0) FROM reserve WHERE number > {_GROWING}"
+    (held,) = db.execute(query).fetchone()
     return int(held)
 
 
@@ -98,6 +99,12 @@ def spend(db: sqlite3.Connection) -> bool:
     if held_bytes(db) == 0:
         return False
     return db.execute("DELETE FROM reserve WHERE number = (SELECT max(number) FROM reserve)").rowcount > 0
+
+
+def tidy(db: sqlite3.Connection) -> None:
+    """After a kill in `grow`: give the new pages free, inside the caller's transaction."""
+    _make_table(db)
+    db.execute(f"DELETE FROM reserve WHERE number = {_GROWING}")
 
 
 def _make_table(db: sqlite3.Connection) -> None:
