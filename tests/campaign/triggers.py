@@ -257,7 +257,7 @@ class Campaign:
         deadline_ns = (self.options.deadline_ms + NETWORK_MS) * 1e6
         late = [a for a in answers if a[0] in parts and a[1] - parts[a[0]].fired_ns > deadline_ns]
         ok = [sequence for sequence, _, kind, _ in answers if kind == "OK"]
-        failures = {
+        failed = {
             "unanswered": sum(sequence not in times for sequence in parts),
             "answered_twice": sum(count > 1 for count in times.values()),
             "answers_to_nobody": sum(sequence not in parts for sequence in times),
@@ -280,7 +280,7 @@ class Campaign:
             "unplugs": self.camera.losses, "hangs": self.camera.hangs, "swaps": self.swapper.swaps,
             "late_answers": len(late), "answer_ms": {**self.program.latency.summary(50, 99, 99.9),
                                                     "max": self.program.latency.max_ms},
-            "of_the_daemon": self.of_the_daemon, "failures": failures, "failed": sum(failures.values()),
+            "of_the_daemon": self.of_the_daemon, "failed": failed, "failures": sum(failed.values()),
             "bound": 3 / total,
         }  # fmt: skip
 
@@ -319,7 +319,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="triggers-", dir=shm if shm.is_dir() else None) as folder:
         result = Campaign(options, Path(folder)).run()
     print(json.dumps(result))
-    sys.exit(1 if result["failed"] else 0)
+    sys.exit(1 if result["failures"] else 0)
 
 
 if __name__ == "__main__":
