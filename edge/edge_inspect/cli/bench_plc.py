@@ -176,7 +176,12 @@ def _play(appliance: Appliance, port: int, triggers: int, folder: Path) -> list[
     with subprocess.Popen(
         [*command, "--log", str(log), "--json"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as plc:
-        watch = threading.Thread(target=lambda: (plc.wait(), stop.set()), name="bench-plc")
+
+        def watch_plc() -> None:
+            plc.wait()
+            stop.set()
+
+        watch = threading.Thread(target=watch_plc, name="bench-plc")
         timer = threading.Timer(START_S + triggers * 0.2, plc.kill)
         watch.start()
         timer.start()
@@ -201,7 +206,7 @@ def _result(
         raise Refusal(f"no trigger was answered by a verdict: {unknown}")
     total = [(part["answered_ns"] - part["fired_ns"]) / 1e6 for part, _ in rows]
     inference = [step.inference_ns / 1e6 for _, step in rows]
-    result = {
+    result: dict[str, Any] = {
         "provider": provider, "triggers": len(parts), "judged": len(rows), "unknown": unknown, "poll_ms": poll_ms,
         "trigger_to_written_ms": spread(total),
         "inference_ms": spread(inference),
