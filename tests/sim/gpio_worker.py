@@ -15,7 +15,8 @@ from typing import Any
 import structlog
 
 from edge_inspect.errors import InspectError
-from edge_inspect.line.gpio import GpioLine, Wires
+from edge_inspect.line.gpio import GpioLine
+from edge_inspect.line.gpio_signals import Wires
 from edge_inspect.line.protocol import Answer, Trigger
 
 _lock = threading.Lock()

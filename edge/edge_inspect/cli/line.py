@@ -19,6 +19,7 @@ from edge_inspect.config import load_config
 from edge_inspect.config_model import default_state_dir
 from edge_inspect.counts import Durations
 from edge_inspect.errors import Refusal
+from edge_inspect.line.gpio_signals import Wires
 from edge_inspect.line.protocol import MOST_SEQUENCE
 
 
@@ -82,7 +83,7 @@ def rest(config: ConfigFile, json_: AsJson = False) -> None:
     for line in load_config(config).line:
         if (table := line.gpio) is None:
             continue
-        from edge_inspect.line.gpio import Wires, drive_to_rest
+        from edge_inspect.line.gpio import drive_to_rest
 
         wires = Wires(**table.wires())
         drive_to_rest(table.chip, wires, active_low=table.active_low, rejects_at_rest=line.fail_safe == "reject")

@@ -19,7 +19,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +26,7 @@ import structlog
 
 from edge_inspect.backoff import Backoff
 from edge_inspect.line.gpio_pins import Bias, Edge, GpioGone, Input, Pins, request_pins
-from edge_inspect.line.gpio_signals import Levels, Signals
+from edge_inspect.line.gpio_signals import Signals, Wires
 from edge_inspect.line.protocol import MOST_SEQUENCE, Answer, Trigger
 from edge_inspect.waker import Waker
 
@@ -39,38 +38,6 @@ BUFFERED_EDGES = 256
 MOST_UNTOLD = 1024
 
 Fire = Callable[[Trigger], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Wires:
-    """Which line of the chip is what; None is not there."""
-
-    trigger: int | None = None
-    encoder: int | None = None
-    confirm: int | None = None
-    ok: int | None = None
-    ng: int | None = None
-    busy: int | None = None
-    ready: int | None = None
-    reject: int | None = None
-    heartbeat: int | None = None
-
-    def outputs(self, levels: Levels) -> dict[int, bool]:
-        """Line -> level, for those that are there."""
-        named = {
-            self.ok: levels.ok,
-            self.ng: levels.ng,
-            self.busy: levels.busy,
-            self.ready: levels.ready,
-            self.reject: levels.reject,
-            self.heartbeat: levels.heartbeat,
-        }
-        return {line: level for line, level in named.items() if line is not None}
-
-    def __post_init__(self) -> None:
-        used = [line for line in astuple(self) if line is not None]
-        if len(used) != len(set(used)):
-            raise ValueError(f"a GPIO line is given twice: {sorted(used)}")
 
 
 def drive_to_rest(chip: Path, wires: Wires, *, active_low: bool, rejects_at_rest: bool) -> None:

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 from edge_inspect.line.protocol import Answer
@@ -32,6 +32,38 @@ class Levels:
     ready: bool = False
     reject: bool = False
     heartbeat: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wires:
+    """Which line of the chip is what; None is not there."""
+
+    trigger: int | None = None
+    encoder: int | None = None
+    confirm: int | None = None
+    ok: int | None = None
+    ng: int | None = None
+    busy: int | None = None
+    ready: int | None = None
+    reject: int | None = None
+    heartbeat: int | None = None
+
+    def outputs(self, levels: Levels) -> dict[int, bool]:
+        """Line -> level, for those that are there."""
+        named = {
+            self.ok: levels.ok,
+            self.ng: levels.ng,
+            self.busy: levels.busy,
+            self.ready: levels.ready,
+            self.reject: levels.reject,
+            self.heartbeat: levels.heartbeat,
+        }
+        return {line: level for line, level in named.items() if line is not None}
+
+    def __post_init__(self) -> None:
+        used = [line for line in astuple(self) if line is not None]
+        if len(used) != len(set(used)):
+            raise ValueError(f"a GPIO line is given twice: {sorted(used)}")
 
 
 class Signals:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 from edge_inspect.config_line import LineConfig
 from edge_inspect.errors import BadConfig
 from edge_inspect.line.desk import Desk
+from edge_inspect.line.gpio_signals import Wires
 from edge_inspect.line.outlet import Outlet
 from edge_inspect.line.protocol import Answer, Hears, Trigger
 from edge_inspect.line.reject import RejectGate, RejectTracker
@@ -238,7 +239,7 @@ def _gpio(config: LineConfig, around: Around, heard: _Heard) -> Adapter:
     gpio = import_module("edge_inspect.line.gpio")
     rest = {name: value for name, value in table if not name.endswith("_line") and name != "chip"}
     built: Adapter = gpio.GpioLine(
-        table.chip, gpio.Wires(**table.wires()), **rest, rejects_at_rest=config.fail_safe == "reject",
+        table.chip, Wires(**table.wires()), **rest, rejects_at_rest=config.fail_safe == "reject",
         alive=around.alive, confirmed=heard.confirmed, encoder=heard.encoder,
     )  # fmt: skip
     return built

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from tests.sim import gpio_worker
 from tests.sim.gpio import GpioChip
 
 pytest.importorskip("gpiod", reason="needs the extra `line`")
@@ -25,6 +24,7 @@ WIRES = INPUTS | OUTPUTS
 LONG_MS = 600_000.0
 """A pulse that outlasts what a test looks at, on any machine."""
 WAIT_S = 60.0
+WORKER = Path(__file__).parents[2] / "sim" / "gpio_worker.py"
 
 
 class Worker:
@@ -36,7 +36,7 @@ class Worker:
         self._asked = 0
         settings = {"wires": WIRES, **settings}
         self.process = subprocess.Popen(
-            [sys.executable, gpio_worker.__file__, json.dumps(settings)],
+            [sys.executable, str(WORKER), json.dumps(settings)],
             env=chip.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         self._thread = threading.Thread(target=self._read, name="worker-output")

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_inspect.line.gpio import Wires
-from edge_inspect.line.gpio_signals import MOST_UNTOLD, Levels, Signals
+from edge_inspect.line.gpio_signals import MOST_UNTOLD, Levels, Signals, Wires
 from edge_inspect.line.protocol import Answer, AnswerKind, Trigger
 
 MS = 1_000_000
