@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_inspect.capture.ring import Slot
+from edge_inspect.cli.log import configure_log
 from edge_inspect.config import Config, config_from_options
 from edge_inspect.config_line import LineConfig, ModbusClientConfig
 from edge_inspect.daemon import Appliance
@@ -314,6 +315,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--deliver", action="store_true", help="with outbox: every UNKNOWN and NG is written to disk")
     options = parser.parse_args()
+    configure_log("error", "text")
     slowed(options.inference_ms)
     shm = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="triggers-", dir=shm if shm.is_dir() else None) as folder:
