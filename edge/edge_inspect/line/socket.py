@@ -49,7 +49,7 @@ MOST_CLIENTS = 32
 MOST_OPEN_TRIGGERS = 1024
 """Triggers of one client that are not answered yet."""
 MOST_UNTOLD = 4096
-READ_BYTES = 16 * 1024
+READ_BYTES = 4096
 IDLE_S = 0.5
 REQUESTS = '{"trigger": SEQ}, {"trigger": SEQ, "encoder": N}, {"listen": true}, {"status": true}'
 
