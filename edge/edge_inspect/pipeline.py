@@ -119,6 +119,9 @@ class Pipeline:
             for lane in self._lanes:
                 if lane.line is not None:
                     lane.line.hold(NOT_READY)
+            if self._until_freeze < 0:
+                gc.unfreeze()
+                gc.enable()
         for lane in self._lanes:
             while self._report_unseen(lane):
                 self.beat_ns = time.monotonic_ns()
@@ -133,17 +136,21 @@ class Pipeline:
                 if self._frames_wanted is not None and self.frames >= self._frames_wanted:
                     return
                 busy |= self._take_turn(lane)
-            if busy:
+            if busy and self._work_may_come():
                 self._idle_since = time.monotonic()
-            else:
+            self._collect_when_idle()
+            if not busy:
                 if ended and not self._line_waits():
                     return
-                self._collect_when_idle()
                 with self._ready:
                     self._ready.wait_for(self._has_news, timeout=0.2)
 
     def _has_news(self) -> bool:
         return any(lane.ring.has_news() or (lane.line is not None and lane.line.has_news()) for lane in self._lanes)
+
+    def _work_may_come(self) -> bool:
+        """The next frame may have to be inspected; not so where only triggered parts are, and nobody waits for one."""
+        return self._line_waits() or any(lane.recipe.part.mode != "trigger" for lane in self._lanes)
 
     def _line_waits(self) -> bool:
         """A part is between its trigger and its answer."""
@@ -303,18 +310,21 @@ class Pipeline:
 
     def _tidy_for_good(self) -> None:
         """What lives now lives for good: up to 90 ms once, so that later collections need not look at it."""
-        self._until_freeze = 0
+        self._until_freeze = -1
         gc.collect()
         gc.freeze()
         gc.disable()
 
     def _collect_when_idle(self) -> None:
-        """The oldest generation is collected only while no camera has anything, and seldom."""
+        """The oldest generation is collected only while nothing is to be inspected, and seldom."""
         now = time.monotonic()
-        is_due = now - self._idle_since > IDLE_S and now - self._collected_at > KNOWN_ANSWER_EVERY_S
-        if is_due and not self._line_waits():
+        if now - self._idle_since <= IDLE_S or self._line_waits():
+            return
+        if now - self._collected_at > KNOWN_ANSWER_EVERY_S:
             gc.collect()
             self._collected_at = now
+        elif self._until_freeze < 0 and gc.get_count()[0] > 5_000:  # of other threads: adapters, couriers
+            gc.collect(1)
 
     def _check_known_answers(self) -> None:
         """Between frames, each golden picture every few minutes, one at a time so that no frame waits for more.

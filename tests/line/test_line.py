@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import socket
@@ -237,6 +238,27 @@ def test_a_model_swap_answers_what_falls_into_it(stage: Stage) -> None:
     run_until(plc.done, line)
     assert plc.told in ([(0, "UNKNOWN", "model-swap")], [(0, "NG", "defect")])
     assert notes.told == [(plc.answers[0].kind, plc.answers[0].reason)]
+
+
+def test_what_other_threads_leave_is_collected_while_nobody_triggers(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A belt that stands still for a weekend, with a camera that runs and a PLC that polls: pictures are no work."""
+    monkeypatch.setattr("edge_inspect.pipeline.IDLE_S", 0.05)
+    monkeypatch.setattr("edge_inspect.pipeline.KNOWN_ANSWER_EVERY_S", 0.2)
+    collected = threading.Event()
+    camera = StageCamera()
+    line, _ = stage(camera, [StagePlc(camera, [])])
+    before = gc.collect
+
+    def collect(generation: int = 2) -> int:
+        if generation == 2 and camera.shown > 20:
+            collected.set()
+        return before(generation)
+
+    monkeypatch.setattr(gc, "collect", collect)
+    run_until(collected, line)
+    assert gc.isenabled() and not gc.get_freeze_count()
 
 
 def test_at_the_end_nothing_is_open_and_nobody_is_ready(stage: Stage) -> None:

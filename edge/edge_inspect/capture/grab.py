@@ -159,11 +159,11 @@ class Grabber:
             self._tell_lost(str(err))
 
     def _tell_lost(self, why: str) -> None:
-        log.warning("camera lost, trying again", camera=self.name, source=self.camera.label, why=why)
         self.state = "lost"
-        self.settled.set()
-        if self._ring is not None:
+        if self._ring is not None:  # before the log, which may be slow: a line waits for it
             self._ring.note_gap(time.monotonic_ns(), "camera-lost")
+        self.settled.set()
+        log.warning("camera lost, trying again", camera=self.name, source=self.camera.label, why=why)
 
     def _fill_until_end(self, ring: Ring, stop: threading.Event) -> bool:
         """True when stopped or at the end of a file; a loss leaves by its exception."""
