@@ -1,0 +1,366 @@
+"""Cameras unplugged and hung a thousand times over, through the V4L2 shim, while the whole appliance runs.
+
+    python -m tests.campaign.cameras --unplugs 1000 --hangs 1000 --deaths 20
+
+unplug   the device vanishes and is back after 0.15 s, every third time under another number: a loss told within 2 s
+hang     the driver's call does not return, and a signal can end it (4 of 5), or it returns by itself after 6 s: a loss
+         told within 5 s
+death    it never returns and nothing ends it: told within 5 s, the process ends by itself, a new one (this program is
+         systemd) judges again. No thread that is stuck in a driver can be freed from inside.
+
+After each, the camera must come back alone and the next part be judged OK. In the end there are as many threads and
+file descriptors as before, and memory grew by at most 1 MB per 1,000 events. All times are this program's own, from the
+shim's log to the line on the daemon's stderr. Eight cameras at a time, the long form takes about 20 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from tests.line.conftest import RECIPE
+from tests.sim.tiny_model import write_tiny_package
+from tests.sim.v4l2 import ShimCamera, draw_number, environment, yuyv
+
+ROOT = Path(__file__).resolve().parents[2]
+WIDTH, HEIGHT, FPS = 320, 192, 10.0
+START_S, PATIENCE_S = 120.0, 60.0
+AWAY_MS = 150
+OTHER_NUMBERS = 20
+SEEN_S = {"unplug": 2.0, "block": 5.0, "hang": 5.0}
+MOST_GROWTH_BYTES = 1_000_000
+"""Per 1,000 events."""
+
+
+@dataclass
+class Camera:
+    """One camera of the shim and what was heard of it."""
+
+    shim: ShimCamera
+    number: int
+    lost: list[float] = field(default_factory=list)
+    up: list[float] = field(default_factory=list)
+    ok: list[float] = field(default_factory=list)
+    _read_to: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"cam{self.number}"
+
+    def happened(self, word: str) -> float | None:
+        """When the shim did it (its log's own time), looking only at what is new."""
+        if not self.shim.log.exists():
+            return None
+        with self.shim.log.open("rb") as log:
+            log.seek(self._read_to)
+            new = log.read()
+        whole = new.rpartition(b"\n")[0]
+        for line in whole.splitlines():
+            words = line.decode().split()
+            if words and words[0] == word and len(words) == 2:
+                self._read_to += len(whole) + 1
+                return int(words[1]) / 1e9
+        return None
+
+
+class Line:
+    """The appliance as a process, its stderr and stdout read as they come."""
+
+    def __init__(self, folder: Path, model: Path, cameras: int) -> None:
+        folder.mkdir(parents=True)
+        self.folder = folder
+        pictures = [yuyv(_picture(number)) for number in range(60)]
+        self.cameras = [
+            Camera(ShimCamera(folder, node=number, fps=FPS).play("YUYV", WIDTH, HEIGHT, pictures), number)
+            for number in range(cameras)
+        ]
+        (folder / "spots.toml").write_text(RECIPE)
+        self._words = [str(folder / "state"), str(model), str(folder / "spots.toml"), str(cameras)]
+        self.log: list[str] = []
+        self.process: subprocess.Popen[str] | None = None
+        self._readers: list[threading.Thread] = []
+
+    def start(self) -> None:
+        env = environment([camera.shim for camera in self.cameras])
+        env |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'edge'}", "MALLOC_ARENA_MAX": "2"}  # as the unit has it
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.campaign.camera_line", *self._words],
+            env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self._readers = [
+            threading.Thread(target=self._hear_verdicts, args=(self.process,)),
+            threading.Thread(target=self._hear_log, args=(self.process,)),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def end(self) -> None:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait(timeout=30)
+        for reader in self._readers:
+            reader.join(timeout=30)
+
+    def wait(self, what: str, there: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
+        """What `there` returns once it is something. Raises AssertionError with the log's end."""
+        until = time.monotonic() + within_s
+        while not (found := there()):
+            assert self.process is not None
+            if self.process.poll() is not None or time.monotonic() > until:
+                ended = self.process.poll()
+                raise AssertionError(
+                    f"{what}: not within {within_s:g} s (process {ended}):\n" + "".join(self.log[-40:])
+                )
+            time.sleep(0.01)
+        return found
+
+    def wait_for_all(self, since: float) -> None:
+        for camera in self.cameras:
+            self.wait(f"{camera.name} judges", lambda camera=camera: _after(camera.ok, since), START_S)
+
+    def footprint(self) -> dict[str, int]:
+        """rss_bytes, fds and threads of the process, from /proc."""
+        assert self.process is not None
+        proc = Path(f"/proc/{self.process.pid}")
+        pages = int((proc / "statm").read_text().split()[1])
+        return {
+            "rss_bytes": pages * os.sysconf("SC_PAGE_SIZE"),
+            "fds": len(list((proc / "fd").iterdir())),
+            "threads": len(list((proc / "task").iterdir())),
+        }
+
+    def _hear_verdicts(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                name, kind = line.split()
+                if kind == "OK":
+                    self.cameras[int(name.removeprefix("cam"))].ok[:] = [time.monotonic()]  # the newest is enough
+
+    def _hear_log(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        with process.stderr as lines:
+            for line in lines:
+                at = time.monotonic()
+                self.log.append(line)
+                for event in ("lost", "up"):
+                    if f'"event": "camera {event}' in line:
+                        camera = self.cameras[int(json.loads(line)["camera"].removeprefix("cam"))]
+                        getattr(camera, event).append(at)
+
+
+class Campaign:
+    """Deals events out to all cameras of one line at once."""
+
+    def __init__(self, line: Line, *, slack: float) -> None:
+        self.line = line
+        self.failures: list[str] = []
+        self.seen: dict[str, list[float]] = {}
+        self.back: dict[str, list[float]] = {}
+        self.samples: list[tuple[int, int]] = []
+        """(events so far, RSS in bytes)"""
+        self._slack = slack
+        self._lock = threading.Lock()
+        self._done = 0
+
+    def deal(self, events: list[tuple[str, ...]]) -> None:
+        """Each event is (kind, A, B); whatever camera is free takes the next."""
+        left = list(reversed(events))
+        sample_every = max(1, len(events) // 60)
+
+        def work(camera: Camera) -> None:
+            while True:
+                with self._lock:
+                    if not left:
+                        return
+                    event = left.pop()
+                self.one(camera, *event)
+                with self._lock:
+                    self._done += 1
+                    if self._done % sample_every == 0:
+                        self.samples.append((self._done, self.line.footprint()["rss_bytes"]))
+                        print(f"{self._done}: {self.line.footprint()}", file=sys.stderr, flush=True)
+
+        with ThreadPoolExecutor(len(self.line.cameras)) as pool:
+            for future in [pool.submit(work, camera) for camera in self.line.cameras]:
+                future.result()
+
+    def one(self, camera: Camera, kind: str, *words: str) -> None:
+        begun = self.inject(camera, kind, *words)
+        lost = self.line.wait(f"{camera.name} {kind} told", lambda: _after(camera.lost, begun))
+        self.told(kind, lost - begun)
+        up = self.line.wait(f"{camera.name} {kind} back", lambda: _after(camera.up, lost))
+        self.line.wait(f"{camera.name} {kind} judges again", lambda: _after(camera.ok, up))
+        self.back.setdefault(kind, []).append(up - begun)
+
+    def inject(self, camera: Camera, kind: str, *words: str) -> float:
+        """Command the shim until it says it did it; when that was. A picture without a free buffer takes no fault."""
+        other = camera.number + (OTHER_NUMBERS if words[-1] == "moved" else 0)
+        camera.shim.command(f"fault now {kind} {words[0]} {other}")
+        next_try = time.monotonic() + 3
+
+        def done() -> float | None:
+            nonlocal next_try
+            if (at := camera.happened(kind)) is None and time.monotonic() > next_try:
+                next_try = time.monotonic() + 3
+                camera.shim.command(f"fault now {kind} {words[0]} {other}")
+            return at
+
+        at: float = self.line.wait(f"{camera.name} {kind} done", done)
+        return at
+
+    def told(self, kind: str, seen_s: float) -> None:
+        self.seen.setdefault(kind, []).append(seen_s)
+        if seen_s > SEEN_S[kind] * self._slack:
+            self.failures.append(f"{kind}: told after {seen_s:.2f} s")
+
+    def check_nothing_left(self, before: dict[str, int], after: dict[str, int]) -> None:
+        for what in ("fds", "threads"):
+            if after[what] != before[what]:
+                self.failures.append(f"{what}: {before[what]} before, {after[what]} after")
+
+    def growth_per_1000(self) -> float | None:
+        """Theil-Sen slope of RSS over events, after the first tenth; None for fewer than 20 samples."""
+        late = [sample for sample in self.samples if sample[0] > self._done // 10]
+        if len(late) < 20:
+            return None
+        slopes = [(b[1] - a[1]) / (b[0] - a[0]) for n, a in enumerate(late) for b in late[n + 1 :] if b[0] > a[0]]
+        return median(slopes) * 1000
+
+
+def _after(moments: list[float], since: float) -> float | None:
+    return next((at for at in reversed(list(moments)) if at > since), None)
+
+
+def _picture(number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    grain = np.random.default_rng(number).integers(120, 136, (HEIGHT, WIDTH, 1), dtype=np.uint8)
+    picture = np.repeat(grain, 3, axis=2)
+    draw_number(picture, number)
+    return picture
+
+
+def in_process(folder: Path, model: Path, cameras: int, events: list[tuple[str, ...]], slack: float) -> dict[str, Any]:
+    """All `events` in one process; figures, and what was left behind."""
+    line = Line(folder, model, cameras)
+    campaign = Campaign(line, slack=slack)
+    line.start()
+    try:
+        line.wait_for_all(time.monotonic())
+        for camera in line.cameras:  # each camera once, so that what is made at the first loss is made
+            campaign.one(camera, *events[0])
+        line.wait_for_all(time.monotonic())
+        before = line.footprint()
+        campaign.deal(events)
+        line.wait_for_all(time.monotonic())
+        after = line.wait("threads and files as before", lambda: _settled(line, before), 20) or line.footprint()
+    finally:
+        line.end()
+    campaign.check_nothing_left(before, after)
+    growth = campaign.growth_per_1000()
+    if growth is not None and growth > MOST_GROWTH_BYTES:
+        campaign.failures.append(f"memory grows by {growth / 1e6:.2f} MB per 1,000")
+    return {
+        "n": len(events), "seen_s_max": _worst(campaign.seen), "back_s_max": _worst(campaign.back),
+        "rss_growth_bytes_per_1000": None if growth is None else round(growth), "before": before, "after": after,
+        "failures": campaign.failures,
+    }  # fmt: skip
+
+
+def _settled(line: Line, before: dict[str, int]) -> dict[str, int] | None:
+    now = line.footprint()
+    return now if (now["fds"], now["threads"]) == (before["fds"], before["threads"]) else None
+
+
+def deaths(folder: Path, model: Path, cameras: int, times: int, slack: float) -> dict[str, Any]:
+    """One camera hangs for good: told, the process ends by itself, the next one judges with all cameras."""
+    line = Line(folder, model, cameras)
+    campaign = Campaign(line, slack=slack)
+    ended, again = [], []
+    try:
+        for number in range(times):
+            line.start()
+            started = time.monotonic()
+            line.wait_for_all(started)
+            again.append(time.monotonic() - started)
+            camera = line.cameras[number % cameras]
+            begun = campaign.inject(camera, "hang", "0", "")
+            lost = line.wait("death told", lambda begun=begun, camera=camera: _after(camera.lost, begun))
+            campaign.told("hang", lost - begun)
+            assert line.process is not None
+            code = line.process.wait(timeout=60)
+            ended.append(time.monotonic() - begun)
+            if code != 1 or "a thread hangs" not in "".join(line.log[-200:]):
+                campaign.failures.append(f"death: ended with {code}")
+            line.end()
+            camera.shim.commands.write_text("")  # or the next process hangs as well
+            print(f"death {number + 1}: ended after {ended[-1]:.1f} s", file=sys.stderr, flush=True)
+        line.start()
+        started = time.monotonic()
+        line.wait_for_all(started)
+    finally:
+        line.end()
+    return {
+        "n": times, "seen_s_max": _worst(campaign.seen), "ended_s_max": round(max(ended), 2),
+        "judging_again_s_max": round(max(again), 2), "failures": campaign.failures,
+    }  # fmt: skip
+
+
+def _worst(figures: dict[str, list[float]]) -> dict[str, float]:
+    return {kind: round(max(values), 2) for kind, values in figures.items()}
+
+
+def run(unplugs: int, hangs: int, death_count: int, cameras: int, slack: float = 1.0) -> dict[str, Any]:
+    folder = Path(tempfile.mkdtemp(prefix="cameras-"))
+    model = write_tiny_package(folder / "model")
+    pulled = [("unplug", str(AWAY_MS), "moved" if number % 3 == 2 else "") for number in range(unplugs)]
+    hung = [("hang", "6000", "") if number % 5 == 4 else ("block", "0", "") for number in range(hangs)]
+    result: dict[str, Any] = {"campaign": "cameras"}
+    try:
+        result["unplug"] = in_process(folder / "unplug", model, cameras, pulled, slack)
+        result["hang"] = in_process(folder / "hang", model, cameras, hung, slack)
+        if death_count:
+            result["death"] = deaths(folder / "death", model, min(cameras, 2), death_count, slack)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    parts = [part for part in result.values() if isinstance(part, dict)]
+    result["failures"] = [failure for part in parts for failure in part.pop("failures")]
+    result["n"] = sum(part["n"] for part in parts)
+    result["bound"] = None if result["failures"] else {name: 3 / part["n"] for name, part in result.items()
+                                                       if isinstance(part, dict)}  # fmt: skip
+    return result
+
+
+def main() -> int:
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--unplugs", type=int, default=1000)
+    words.add_argument("--hangs", type=int, default=1000)
+    words.add_argument("--deaths", type=int, default=20)
+    words.add_argument("--cameras", type=int, default=8)
+    given = words.parse_args()
+    result = run(given.unplugs, given.hangs, given.deaths, given.cameras)
+    print(json.dumps(result), flush=True)
+    return 1 if result["failures"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
