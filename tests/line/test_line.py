@@ -17,7 +17,7 @@ import pytest
 
 from edge_inspect.cli import run_command
 from edge_inspect.config import LineConfig, config_from_options
-from edge_inspect.config_line import SocketConfig
+from edge_inspect.config_line import RejectConfig, SocketConfig
 from edge_inspect.daemon import Appliance
 from edge_inspect.delivery.outbox import FILE_NAME
 from edge_inspect.errors import BadConfig
@@ -101,6 +101,10 @@ def test_every_trigger_gets_the_verdict_of_its_own_part(stage: Stage) -> None:
     assert [judged.sequence for judged in notes.judged_parts] == list(range(len(parts)))
     assert notes.told == [truth[scene] for scene in parts]
     assert line.stations["camera"].counts.inferences == len(parts), "no picture is inspected without a trigger"
+    assert {heart.name for heart in line._hearts()} >= {"line-gate-deadline", "line-gate-stage"}
+    (seen,) = line.lines.vitals()
+    assert (seen.name, seen.camera, seen.triggers, seen.ok, seen.ng) == ("gate", "camera", 42, 24, 18)
+    assert seen.answer_ms is not None and not seen.ready and seen.missed_deadlines == seen.unknown == 0
 
 
 @pytest.mark.parametrize(
@@ -291,6 +295,24 @@ def test_when_the_inspect_thread_dies_open_parts_are_unknown(stage: Stage, monke
     with pytest.raises(ZeroDivisionError):
         run_until(plc.done, line)
     assert plc.told == [(0, "UNKNOWN", "not-ready")] and plc.states[-1] == (False, False)
+
+
+def test_what_ails_a_line_stands_in_the_state(stage: Stage) -> None:
+    camera = StageCamera()
+    plc = StagePlc(camera, ["bad"])
+    table = LineConfig(name="gate", reject=RejectConfig(travel_ms=60_000, confirm_ms=1))
+    line, _ = stage(camera, [plc], line=table)
+    plc.trouble = "cable cut"
+    tracker = line.lines["gate"].tracker
+    assert tracker is not None
+    tracker._miss()
+    assert [(alarm.code, alarm.detail) for alarm in line.state().degraded] == [
+        ("line-down", "gate: stage: cable cut"),
+        ("reject-missed", "gate: 1 missed"),
+    ]
+    plc.trouble = ""
+    run_until(plc.done, line)
+    assert [going.part for going in tracker._going] == [0], "the bad part is on its way to the gate"
 
 
 def test_parts_that_the_camera_finds_are_told_too(stage: Stage) -> None:

@@ -280,8 +280,12 @@ _BUILDERS: Mapping[str, Callable[[LineConfig, Around, _Heard], Adapter]] = {
 
 
 def _trouble_of(adapter: Adapter) -> str:
-    """Why it cannot reach the outside, where it says so."""
-    return str(getattr(adapter, "trouble", ""))
+    """Why it cannot reach the outside, as far as it says so."""
+    connected = getattr(adapter, "connected", True)
+    if isinstance(connected, threading.Event):
+        connected = connected.is_set()
+    is_alone = not connected or getattr(adapter, "masters", 1) == 0
+    return str(getattr(adapter, "trouble", "")) or ("not connected" if is_alone else "")
 
 
 def _ns(milliseconds: float) -> int:
