@@ -42,7 +42,7 @@ provider = "cpu"
 threads = 1
 [[line]]
 name = "gate"
-trigger = "gpio"
+trigger = "{source}"
 fail_safe = "reject"
 [line.gpio]
 trigger_line = 4
@@ -76,9 +76,10 @@ def start(tmp_path: Path, tiny_model: Path, chip: GpioChip, mosquitto: Mosquitto
     """Starts a daemon with all three adapters, and returns when it is ready."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def daemon(*, pulse_ms: float = 20.0) -> subprocess.Popen[bytes]:
+    def daemon(*, pulse_ms: float = 20.0, source: str = "gpio") -> subprocess.Popen[bytes]:
         config = tmp_path / "edge-inspect.toml"
-        config.write_text(CONFIG.format(model=tiny_model, pulse_ms=pulse_ms, broker=mosquitto.url))
+        settings = {"model": tiny_model, "pulse_ms": pulse_ms, "broker": mosquitto.url, "source": source}
+        config.write_text(CONFIG.format(**settings))
         (tmp_path / "spots.toml").write_text(RECIPE)
         with (tmp_path / "log").open("ab") as log:
             running.append(
@@ -164,3 +165,21 @@ def test_sigkill_while_ok_is_on_lets_go_of_it_and_the_next_daemon_starts_at_rest
     start()
     first = dict(reversed(chip.shown[before:]))
     assert first[OK] is False and first[READY] is False and first[REJECT] is True
+
+
+def test_trigger_over_mqtt_is_answered_on_every_way_and_an_edge_is_then_no_trigger(
+    start: Start, chip: GpioChip, mosquitto: Mosquitto
+) -> None:
+    listener = Listener(mosquitto, "gate/answer")
+    try:
+        start(source="mqtt")
+        mosquitto.wait_for_log("gate/trigger (QoS 1)")
+        chip.pulse(TRIGGER)
+        for count, number in enumerate((7, 8), start=1):
+            where = ["-h", "127.0.0.1", "-p", str(mosquitto.port), "-t", "gate/trigger", "-q", "1"]
+            subprocess.run(["mosquitto_pub", *where, "-m", str(number)], check=True, timeout=END_S)
+            heard = [json.loads(payload) for payload in listener.wait_for(count)]
+        assert [answer["seq"] for answer in heard] == [7, 8]
+        chip.wait_for(lambda: sum(pulses(chip)) == 2, "two pulses")
+    finally:
+        listener.close()
