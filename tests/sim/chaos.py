@@ -19,7 +19,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Literal
 
 CHUNK_BYTES = 16 * 1024
 HELD_CHUNKS = 1024
@@ -36,14 +36,23 @@ class ChaosProxy:
     """
 
     def __init__(
-        self, target_port: int, target_host: str = "127.0.0.1", *, new_filter: Callable[[], Filter] | None = None
+        self,
+        target_port: int,
+        target_host: str = "127.0.0.1",
+        *,
+        new_filter: Callable[[], Filter] | None = None,
+        narrow: bool = False,
     ) -> None:
+        """`narrow`: hold hardly anything, so that who sends to us feels `up_rate_bytes_s` at once."""
         self._target = (target_host, target_port)
         self._new_filter = new_filter
         self.delay_s = 0.0
         """Every byte arrives this much later, in both directions."""
         self.rate_bytes_s: float | None = None
         """What the target sends passes at most this fast; None: as fast as it comes."""
+        self.up_rate_bytes_s: float | None = None
+        """What is sent to the target passes at most this fast."""
+        self._narrow = narrow
         self.cut_after_bytes: int | None = None
         """A connection is closed after so many bytes from the target."""
         self.connections = 0
@@ -55,6 +64,9 @@ class ChaosProxy:
         self._loop = asyncio.new_event_loop()
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._ways = {"up": asyncio.Event(), "down": asyncio.Event()}
+        for way in self._ways.values():
+            way.set()
         self._server: asyncio.Server | None = None
         self.port = 0
         self._thread = threading.Thread(target=self._loop.run_forever, name="chaos-proxy")
@@ -71,9 +83,14 @@ class ChaosProxy:
         """Nothing passes any more, nothing is closed; new connections are accepted and get silence."""
         self._loop.call_soon_threadsafe(self._flowing.clear)
 
+    def stall_one_way(self, way: Literal["up", "down"]) -> None:
+        """Nothing passes to ("up") or from ("down") the target any more; the other way works, nothing is closed."""
+        self._loop.call_soon_threadsafe(self._ways[way].clear)
+
     def flow(self) -> None:
-        """What was held back by `stall` goes on, late."""
-        self._loop.call_soon_threadsafe(self._flowing.set)
+        """What was held back by `stall` or `stall_one_way` goes on, late."""
+        for held in (self._flowing, *self._ways.values()):
+            self._loop.call_soon_threadsafe(held.set)
 
     def drop(self, count: int) -> None:
         """The next `count` bytes from the target vanish."""
@@ -116,8 +133,11 @@ class ChaosProxy:
         self._drop_bytes = count
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        listener = socket.create_server(("127.0.0.1", self.port))
+        if self._narrow:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._server = await asyncio.start_server(self._accept, sock=listener, limit=1024 if self._narrow else 2**16)
+        self.port = listener.getsockname()[1]
 
     async def _stop_listening(self) -> None:
         if self._server is not None:
@@ -153,7 +173,8 @@ class ChaosProxy:
         await self._flowing.wait()
         far_reader, far_writer = await asyncio.open_connection(*self._target)
         self._writers.add(far_writer)
-        up = asyncio.ensure_future(self._pump(reader, far_writer, None))
+        pump_up = self._trickle(reader, far_writer) if self._narrow else self._pump(reader, far_writer, None)
+        up = asyncio.ensure_future(pump_up)
         down = asyncio.ensure_future(self._pump(far_reader, writer, self._spoil()))
         try:
             await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
@@ -173,8 +194,11 @@ class ChaosProxy:
                 due, data = await held.get()
                 await asyncio.sleep(max(0.0, due - self._loop.time()))
                 await self._flowing.wait()
+                await self._ways["up" if spoil is None else "down"].wait()
                 if not data:
                     return
+                if spoil is None and self.up_rate_bytes_s is not None:
+                    await asyncio.sleep(len(data) / self.up_rate_bytes_s)
                 if spoil is not None:
                     if self.rate_bytes_s is not None:
                         await asyncio.sleep(len(data) / self.rate_bytes_s)
@@ -184,6 +208,16 @@ class ChaosProxy:
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+    async def _trickle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take no more than can go on at once."""
+        while data := await reader.read(256):
+            await self._flowing.wait()
+            await self._ways["up"].wait()
+            if self.up_rate_bytes_s is not None:
+                await asyncio.sleep(len(data) / self.up_rate_bytes_s)
+            writer.write(data)
+            await writer.drain()
 
     async def _read_ahead(self, reader: asyncio.StreamReader, held: asyncio.Queue[tuple[float, bytes]]) -> None:
         data = b" "

@@ -22,14 +22,15 @@ import structlog
 
 from edge_inspect.delivery.broker import Broker
 from edge_inspect.delivery.dial import Dialer
-from edge_inspect.delivery.link import Link, Will
+from edge_inspect.delivery.link import Confirmed, Link, Received, Will
 from edge_inspect.delivery.link_errors import LinkLost
 from edge_inspect.delivery.outages import Down, Outages
 from edge_inspect.delivery.outbox import Outbox
 from edge_inspect.delivery.plant import Plant
 from edge_inspect.delivery.renewal import SETTLE_S, Renewal
-from edge_inspect.delivery.retry import RENEWED, Retry, Waits
+from edge_inspect.delivery.retry import RENEWED, TAKEN_OVER, Retry, Waits
 from edge_inspect.delivery.sender import DRAIN_PER_S, RESEND_S, WINDOW, AckBy, Sender
+from edge_inspect.delivery.twin import Twin
 from edge_inspect.errors import StorageFailing
 from edge_inspect.waker import Waker
 from edge_wire.messages import Degraded, DeviceState, LinkVitals, Vitals
@@ -43,6 +44,7 @@ DRAIN_S = 3.0
 SESSION_S = 3600
 STORAGE_WAIT_S = 1.0
 PLANT_SILENT_S = 300.0
+STOPPED = "stopped"
 
 
 class Courier:
@@ -84,9 +86,12 @@ class Courier:
         self._last_failure: LinkLost | None = None
         self._announced: DeviceState | None = None
         self._storage_ok_from_s = 0.0
-        self._dialer = Dialer(alive=self._beat)
+        self._stop = threading.Event()
+        self._dialer = Dialer(alive=self._alive)
         self._retry = Retry(waits)
         self._outages = Outages(utc_ns=utc_ns)
+        self._twin = Twin()
+        self._announcing: tuple[int, DeviceState] | None = None  # message id, what it says
         self._renewal = Renewal(broker, self._dialer, settle_s=settle_s)
         self._plant = Plant(outbox, topics, count=self._count, resend_s=resend_s)
         self._sender = Sender(
@@ -167,12 +172,17 @@ class Courier:
 
     def run(self, stop: threading.Event) -> None:
         """Deliver until `stop`; then finish what is under way (at most `drain_s`), say goodbye and end."""
+        self._stop = stop
         try:
             while not stop.is_set():
                 started_s = time.monotonic()
                 try:
                     self._one_connection(stop)
                 except LinkLost as err:
+                    if err.code == STOPPED:
+                        break
+                    if err.code == "closed" and self._twin.about:
+                        err = LinkLost(TAKEN_OVER, f"{self._broker.where}: closed, after another one used our name")
                     held_s = time.monotonic() - started_s if self.connected else 0.0
                     self._went_down(err)
                     self._stay_away(stop, self._retry.wait_s(err.code, held_s))
@@ -193,7 +203,7 @@ class Courier:
             clean=not keep_session,
             session_s=SESSION_S if keep_session else 0,
             dialer=self._dialer,
-            alive=self._beat,
+            alive=self._alive,
         )
         try:
             self._beat()
@@ -202,6 +212,7 @@ class Courier:
             if keep_session:
                 link.subscribe(self._topics.ack)
             link.subscribe(self._topics.resync, needed=False)
+            link.subscribe(self._topics.state, needed=False)  # before our own is published: what is kept there now?
             self._came_up(link)
             while not stop.is_set():
                 self._turn(link, min(IDLE_S, self._sender.wait_s()))
@@ -227,9 +238,13 @@ class Courier:
         link.step(timeout_s, self._waker)
         for answer in link.take_confirmed():
             self._plant.answered(answer.mid, answer.code)
+            self._state_answered(answer)
             self._sender.take(answer, self._broker.where)
         self._without_storage_trouble(self._sender.mark)
         for message in link.take_received():
+            if message.topic == self._topics.state:
+                self._look_for_twin(message)
+                continue
             try:
                 if self._plant.take(message):
                     self._sender.plant_heard()
@@ -239,8 +254,20 @@ class Courier:
     def _publish_state(self, link: Link) -> None:
         state = self._state
         if state is not self._announced:
-            link.publish(self._topics.state, state.to_bytes(), qos=1, retain=True)
+            mid = link.publish(self._topics.state, state.to_bytes(), qos=1, retain=True)
+            self._announcing = (mid, state)
             self._announced = state
+
+    def _state_answered(self, answer: Confirmed) -> None:
+        if self._announcing is not None and answer.mid == self._announcing[0]:
+            self._twin.announced(self._announcing[1])
+            self._announcing = None
+
+    def _look_for_twin(self, message: Received) -> None:
+        if self._twin.betrayed_by(message):
+            self._count(TAKEN_OVER)
+            self._outages.taken_over()
+            log.warning("broker.twin", why="another device has used our name at the broker")
 
     def _drain(self, link: Link, *, fill: bool) -> None:
         """Let what is under way arrive, for at most `drain_s`."""
@@ -271,7 +298,7 @@ class Courier:
     def _came_up(self, link: Link) -> None:
         self.connects += 1
         self.connected = True
-        self._announced = None
+        self._announced = self._announcing = None
         self._last_failure = None
         self._outages.came_up()
         self._renewal.connected(link.broker_certificate_ends)
@@ -306,6 +333,12 @@ class Courier:
 
     def _beat(self) -> None:
         self.beat_ns = time.monotonic_ns()
+
+    def _alive(self) -> None:
+        """Called while a connection is being made. Raises LinkLost when it is not wanted any more."""
+        self._beat()
+        if self._stop.is_set():
+            raise LinkLost(STOPPED, f"{self._broker.where}: stopped while connecting")
 
     def _stay_away(self, stop: threading.Event, seconds: float) -> None:
         """Wait, but not longer than until there are new files to try."""

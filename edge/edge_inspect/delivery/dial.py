@@ -45,8 +45,8 @@ class _Lookup(threading.Thread):
 class Dialer:
     """Keeps a look-up that hangs, so that there is only one. For one thread at a time."""
 
-    def __init__(self, *, resolve_s: float = RESOLVE_S, alive: Callable[[], None] = lambda: None) -> None:
-        self._resolve_s = resolve_s
+    def __init__(self, *, resolve_s: float | None = None, alive: Callable[[], None] = lambda: None) -> None:
+        self._resolve_s = RESOLVE_S if resolve_s is None else resolve_s
         self._alive = alive
         self._lookup: _Lookup | None = None
 

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Literal
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
@@ -45,6 +45,9 @@ TOO_LARGE = 0x95
 """MQTT 5: the broker does not take packets of that size; mosquitto's `message_size_limit` says so in the PUBACK."""
 RECEIVE_BYTES = 300 * 1024
 """MQTT 5: what we let the broker send us; all messages of ours are smaller."""
+
+ANSWER_TIMES = 10
+"""So many times `connect_timeout_s` a broker may take to answer our CONNECT: 30 s for a line with 10 s of delay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +101,12 @@ class _Heard:
         if self.ended is None:  # paho calls twice when the broker said why: for its packet, then for the closed socket
             self.ended = (reason.value if flags.is_disconnect_packet_from_server else None, str(reason))
 
-    def on_publish(self, _c: Any, _u: Any, mid: int, reason: ReasonCode, _p: Any) -> None:
-        self.confirmed.append(Confirmed(mid, reason.value, str(reason)))
+    def on_publish(self, client: Any, _u: Any, mid: int, reason: ReasonCode, _p: Any) -> None:
+        if mid in client.too_large:
+            client.too_large.discard(mid)
+            self.confirmed.append(Confirmed(mid, TOO_LARGE, "Packet too large"))
+        else:
+            self.confirmed.append(Confirmed(mid, reason.value, str(reason)))
 
     def on_subscribe(self, _c: Any, _u: Any, mid: int, reasons: list[ReasonCode], _p: Any) -> None:
         if any(reason.is_failure for reason in reasons):
@@ -185,7 +192,6 @@ class Link:
     def connect(self) -> None:
         """Connect and wait for the broker's answer. Raises LinkLost."""
         broker = self._broker
-        until_s = time.monotonic() + 2 * broker.connect_timeout_s
         try:
             if broker.username is not None:
                 self._client.username_pw_set(broker.username, broker.password())
@@ -195,6 +201,7 @@ class Link:
         except (OSError, ValueError, LinkLost) as err:  # ssl.SSLError and socket.gaierror are OSErrors
             raise _explained(from_exception(err, broker.where), broker) from err
         self._last_heard_s = time.monotonic()
+        until_s = self._last_heard_s + ANSWER_TIMES * broker.connect_timeout_s
         while not self._heard.accepted:
             self._alive()
             if time.monotonic() > until_s:
@@ -259,7 +266,8 @@ class Link:
             self._check(self._client.loop_read())
         if events & select.POLLOUT:
             self._check(self._client.loop_write())
-        self._keep_alive()
+        if self._heard.accepted:
+            self._keep_alive()
 
     def _keep_alive(self) -> None:
         """Ping when it is time; raise LinkLost when the peer has been silent for too long."""
@@ -303,9 +311,21 @@ class Link:
 
 
 class _Client(mqtt.Client):
-    """paho resolves names by itself and without limit; a Dialer does it for us."""
+    """paho resolves names by itself and without limit; a Dialer does it for us. And it ends the connection when
+    mosquitto 2.0 answers a report above its `message_size_limit` with a code that PUBACK should not have (0x95)."""
 
     dialer: Dialer
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.too_large: set[int] = set()
+
+    def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
+        packet = self._in_packet["packet"]
+        if len(packet) > 2 and packet[2] == TOO_LARGE:
+            self.too_large.add(int.from_bytes(packet[:2], "big"))
+            self._in_packet["packet"] = packet[:2] + bytes([0x80]) + packet[3:]  # "unspecified error"
+        return super()._handle_pubackcomp(cmd)
 
     def _create_socket_connection(self) -> socket.socket:
         return self.dialer.dial(self.host, self.port, self.connect_timeout)
@@ -363,7 +383,7 @@ def _new_client(broker: Broker, client_id: str, clean: bool, will: Will | None, 
     return client
 
 
-def _set_socket_options(client: mqtt.Client, _userdata: Any, connection: Any) -> None:
+def _set_socket_options(_client: mqtt.Client, _userdata: Any, connection: Any) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # data that the peer's kernel does not take ends the connection sooner
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, client.keepalive * 1000)
+    # No TCP_USER_TIMEOUT: it ends connections to peers that are alive and slow (their window stays closed for long).
+    # `_keep_alive` finds the same dead ones by what leaves and what comes.

@@ -129,6 +129,8 @@ def from_disconnect(code: int | None, name: str, last_error: str, accepted: bool
     """A connection ended; `code` is the broker's own (MQTT 5), `last_error` what the socket said last."""
     if code is not None:
         stable, why = _ENDED.get(code, ("protocol-error", f"the broker ended the connection: {name}"))
+    elif f"[Errno {errno.ETIMEDOUT}]" in last_error:
+        stable, why = "silent", "what we sent was not taken for too long"
     elif "SSL:" in last_error:
         stable, why = from_tls_text(last_error)
     elif not accepted:

@@ -79,9 +79,13 @@ class Outages:
         else:
             self._down = (*self._down[:2], code, detail)
         if code == TAKEN_OVER:
-            self._takeovers += 1
-            self._taken_over_s = self._monotonic_s()
-            self._taken_over_at = self._utc_ns()
+            self.taken_over()
+
+    def taken_over(self) -> None:
+        """Another client has used our name."""
+        self._takeovers += 1
+        self._taken_over_s = self._monotonic_s()
+        self._taken_over_at = self._utc_ns()
 
     def alarms(self) -> list[Degraded]:
         found = []
