@@ -110,6 +110,8 @@ static int fill(struct stat *found) {
 
 int stat(const char *path, struct stat *found) { STAT(0) }
 int lstat(const char *path, struct stat *found) { STAT(AT_SYMLINK_NOFOLLOW) }
+int stat64(const char *path, struct stat64 *found) { return stat(path, (struct stat *)found); }
+int lstat64(const char *path, struct stat64 *found) { return lstat(path, (struct stat *)found); }
 int __xstat(int version, const char *path, struct stat *found) { (void)version; STAT(0) }
 int __lxstat(int version, const char *path, struct stat *found) { (void)version; STAT(AT_SYMLINK_NOFOLLOW) }
 
