@@ -29,7 +29,7 @@ from edge_inspect.delivery.writer import OutboxWriter
 from edge_inspect.errors import StorageFailing
 from edge_wire.messages import DefectReport, ReportId
 from tests.campaign import zygote
-from tests.campaign.ledger import Ledger, Pen, broken_promises, rows, summary
+from tests.campaign.ledger import Ledger, broken_promises, rows, summary
 from tests.campaign.syscalls import CAP_BYTES, HOUR_NS, open_outbox, points_of
 from tests.edge.delivery.reports import DEVICE, UTC_NS, report
 
@@ -64,12 +64,11 @@ class Watched(Outbox):
         return ids
 
 
-def inspect(folder: Path, ledger: Path) -> None:
+def inspect(folder: Path) -> None:
     """What is traced: a writer thread, and an inspecting thread that must not notice. Exits by AssertionError."""
     structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
     writer_module.FIRST_WAIT_S, writer_module.LONGEST_WAIT_S, writer_module.TEND_EVERY_S = 0.002, 0.01, 0.02
     open_outbox(folder, UTC_NS).close()  # sets the reserve's measures; its calls fail, too
-    pen = Pen(ledger)
     box = Watched(folder / FILE_NAME, device=DEVICE, cap_bytes=CAP_BYTES, utc_ns=lambda: UTC_NS + 3 * HOUR_NS)
     writer = OutboxWriter(box, wake=lambda: None)
     box.writer = writer
@@ -77,7 +76,6 @@ def inspect(folder: Path, ledger: Path) -> None:
     thread = threading.Thread(target=writer.run, args=(stop,))
     thread.start()
     for part in range(1, REPORTS + 1):
-        pen.doing("hand over", [part])
         assert writer.hand_over(report(part, picture_bytes=part % 5 * 3000))
         if part % 3 == 0:
             _until(lambda: writer.waiting == 0)
@@ -99,12 +97,9 @@ def _until(condition: object) -> None:
 
 def run_once(*options: str) -> tuple[str, list[str]]:
     """One process under strace with `options`: the trace, and broken promises."""
-    with (
-        tempfile.TemporaryDirectory(prefix="disk-faults-", dir="/dev/shm") as place,
-        tempfile.TemporaryDirectory(prefix="disk-faults-ledger-") as elsewhere,
-    ):
-        folder, ledger = Path(place), Path(elsewhere) / "ledger"
-        status, trace = zygote.traced(lambda: inspect(folder, ledger), *options)
+    with tempfile.TemporaryDirectory(prefix="disk-faults-", dir="/dev/shm") as place:
+        folder = Path(place)
+        status, trace = zygote.traced(lambda: inspect(folder), *options)
         if status != 0:
             return trace, [f"the process ended with {status}"]
         found = rows(folder / FILE_NAME)

@@ -40,6 +40,11 @@ def forked(work: Callable[[], None]) -> int:
     return _wait(_fork(work, None))
 
 
+def start(work: Callable[[], None]) -> int:
+    """Run `work` in a child that the caller ends and waits for; its process id."""
+    return _fork(work, None, limit_s=0)
+
+
 def traced(work: Callable[[], None], *options: str) -> tuple[int, str]:
     """Run `work` in a child under strace with `options`; its exit status and the trace. Raises RuntimeError."""
     assert STRACE is not None
@@ -63,7 +68,7 @@ def traced(work: Callable[[], None], *options: str) -> tuple[int, str]:
         return status, Path(trace.name).read_text(errors="replace")
 
 
-def _fork(work: Callable[[], None], gate: int | None) -> int:
+def _fork(work: Callable[[], None], gate: int | None, limit_s: float = TIMEOUT_S) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -71,7 +76,7 @@ def _fork(work: Callable[[], None], gate: int | None) -> int:
         return child
     status = 70
     try:
-        signal.alarm(round(TIMEOUT_S))
+        signal.alarm(round(limit_s))
         if gate is not None:
             os.read(gate, 1)
         work()
