@@ -45,12 +45,6 @@ class ModbusServerConfig(Table):
     """Results kept for a PLC that fires before it has read."""
     low_word_first: bool = False
     """32-bit values: the low word lies first."""
-    base: Offset = 0
-    """Address of the first register and coil, as it travels in a request."""
-    entries: Annotated[int, Field(ge=0, le=16)] = 16
-    """Results kept for a PLC that triggers again before it has read."""
-    low_word_first: bool = False
-    """32-bit values travel with their low word first."""
     heartbeat_ms: Annotated[int, Field(ge=20, le=10_000)] = 200
     """The heartbeat register counts up this often."""
 
