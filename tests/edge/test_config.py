@@ -71,6 +71,11 @@ BAD = {
     "gate wire without reject": Bad(
         CAMERA + "[[line]]\n[line.gpio]\nreject_line = 4\n", ("line[0].gpio.reject_line", "without [line.reject]")
     ),
+    "gpio without a wire": Bad(CAMERA + "[[line]]\n[line.gpio]\n", ("line[0].gpio", "no wire", "ends in _line")),
+    "topic with a wildcard": Bad(
+        CAMERA + '[[line]]\n[line.mqtt]\nurl = "mqtt://b"\nanswer_topic = "a/+"\n',
+        ("line[0].mqtt.answer_topic", '"a/+"', "allowed: an MQTT topic"),
+    ),
     "a wire for two things": Bad(
         CAMERA + "[[line]]\n[line.gpio]\nok_line = 4\nng_line = 4\n", ("line[0].gpio", "line 4 for two things")
     ),
