@@ -233,6 +233,8 @@ def _adapter_mistakes(at: str, line: LineConfig) -> Iterator[tuple[str, str, str
         key = line.trigger.replace("-", "_")
         needs = f"[line.{key}] beside it" + (" with trigger_line" if key == "gpio" else "")
         yield f"{at}.trigger", f'"{line.trigger}"', needs
+    if line.modbus_client is not None:
+        yield from _block_mistakes(f"{at}.modbus_client", line.modbus_client)
     gpio, reject = line.gpio, line.reject
     if reject is not None and (reject.travel_ms is None) == (reject.travel_counts is None):
         yield f"{at}.reject", "both or none of travel_ms and travel_counts", "exactly one of them"
@@ -247,3 +249,11 @@ def _adapter_mistakes(at: str, line: LineConfig) -> Iterator[tuple[str, str, str
             yield f"{at}.gpio", f"line {twice[0]} for two things", "a line of its own for each wire"
         if not used:
             yield f"{at}.gpio", "no wire", "at least one key that ends in _line"
+
+
+def _block_mistakes(at: str, client: ModbusClientConfig) -> Iterator[tuple[str, str, str]]:
+    """What the PLC writes and what we write must not lie in one place (lengths: docs/line-modbus.md)."""
+    inputs, outputs = 8 + 4 * client.ring, 10 + 6 * client.ring
+    if client.inputs_at < client.outputs_at + outputs and client.outputs_at < client.inputs_at + inputs:
+        found = f"{client.outputs_at}, within {outputs} of the {inputs} registers from inputs_at = {client.inputs_at}"
+        yield f"{at}.outputs_at", found, f"e.g. {client.inputs_at + inputs} or more"

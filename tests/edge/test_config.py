@@ -72,6 +72,10 @@ BAD = {
         CAMERA + "[[line]]\n[line.gpio]\nreject_line = 4\n", ("line[0].gpio.reject_line", "without [line.reject]")
     ),
     "gpio without a wire": Bad(CAMERA + "[[line]]\n[line.gpio]\n", ("line[0].gpio", "no wire", "ends in _line")),
+    "registers of both sides in one place": Bad(
+        CAMERA + '[[line]]\n[line.modbus_client]\nhost = "plc"\noutputs_at = 20\nring = 16\n',
+        ("line[0].modbus_client.outputs_at", "found 20", "72 registers from inputs_at = 0", "72 or more"),
+    ),
     "topic with a wildcard": Bad(
         CAMERA + '[[line]]\n[line.mqtt]\nurl = "mqtt://b"\nanswer_topic = "a/+"\n',
         ("line[0].mqtt.answer_topic", '"a/+"', "allowed: an MQTT topic"),
