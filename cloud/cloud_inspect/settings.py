@@ -60,8 +60,9 @@ class MqttSettings(Table):
     username: str | None = None
     password_file: Path | None = None
     keepalive_s: Annotated[int, Field(ge=2, le=3600)] = 20
-    session_s: Annotated[int, Field(ge=0, le=86_400)] = 120
-    """How long the broker keeps for us what arrives while we are away."""
+    session_s: Annotated[int, Field(ge=0, le=86_400)] = 15
+    """How long the broker keeps for us what arrives while we are away: a restart, not more. So long it goes on giving
+    us our share of the reports, which other ingesters then do not get."""
 
     @field_validator("url")
     @classmethod

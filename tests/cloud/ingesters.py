@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,6 +22,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": here, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
+def cloud_inspect(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    command = [sys.executable, "-m", "cloud_inspect", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), check=False)
+
+
 class IngesterProcess:
     """Its log is a file of JSON lines; `wait_for(event)` waits for one."""
 
@@ -32,8 +39,14 @@ class IngesterProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self.log_path.open("ab") as log:
+            # A session of its own: a kill also reaches what a tool such as strace runs.
             return subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment()
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment(),
+                start_new_session=True,
             )
 
     def restart(self) -> None:
@@ -41,9 +54,18 @@ class IngesterProcess:
         assert self.process.poll() is not None
         self.process = self._start()
 
+    def run_under(self, tool: list[str]) -> None:
+        """As `restart`, run by a tool such as strace."""
+        assert self.process.poll() is not None
+        plain, self._command = self._command, [*tool, *self._command]
+        try:
+            self.process = self._start()
+        finally:
+            self._command = plain
+
     def kill(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self._end()
 
     def stop(self) -> dict[str, Any]:
@@ -55,6 +77,9 @@ class IngesterProcess:
         return counts
 
     def _end(self) -> bytes:
+        if self.process.stdout is None or self.process.stdout.closed:
+            self.process.wait(timeout=WAIT_S)
+            return b""
         out, _ = self.process.communicate(timeout=WAIT_S)
         return out or b""
 

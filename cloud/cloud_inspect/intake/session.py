@@ -38,6 +38,8 @@ SUBSCRIPTIONS = (
     (subscription("state"), 1),  # not shared: only so does the broker send what it retains
 )
 TAKEN_OVER, NOBODY = 0x8E, 0x10
+UNSAID = 0x80
+"""What paho calls a connection that just ended. Some brokers end it so when a second client comes with our name."""
 
 
 class Session(aiomqtt.Client):
@@ -112,10 +114,9 @@ class Session(aiomqtt.Client):
         if self._first not in done:
             return []
         first, self._first = self._first, None
-        try:
-            found = [first.result()]
-        except aiomqtt.MqttError as err:
-            raise self._gone(err) from err
+        if first.exception() is not None:
+            self.check()
+        found = [first.result()]
         while len(found) < limit and not self._queue.empty():
             found.append(self._queue.get_nowait())
         return found
@@ -163,4 +164,6 @@ class Session(aiomqtt.Client):
         if value == TAKEN_OVER:
             return BrokerGone(f"{self._where}: another program uses the name {self.identifier}; each needs its own")
         why = " ".join(str(code if isinstance(code, ReasonCode) else err).split())
+        if value == UNSAID:
+            why = f"closed without a reason; does another program use the name {self.identifier}?"
         return BrokerGone(f"{self._where}: {why or type(err).__name__}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +16,7 @@ from cloud_inspect.db.tables import metadata
 from cloud_inspect.db.upgrade import current, newest, upgrade
 from cloud_inspect.errors import BadDatabase, DatabaseGone
 from cloud_inspect.settings import DatabaseSettings
-from tests.cloud.ingesters import environment
+from tests.cloud.ingesters import cloud_inspect
 
 
 @pytest.fixture
@@ -26,11 +24,6 @@ def engine(database_url: str) -> Iterator[Engine]:
     opened = open_engine(DatabaseSettings(url=database_url))
     yield opened
     opened.dispose()
-
-
-def cloud_inspect(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cloud_inspect", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), check=False)
 
 
 def test_migrations_make_the_tables_that_the_program_uses(engine: Engine) -> None:
