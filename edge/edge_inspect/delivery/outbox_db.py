@@ -125,12 +125,12 @@ class OutboxDatabase:
     def refill_reserve(self) -> bool:
         """Hold the reserve (again), if the disk has room for it; whether it is held now."""
         with self.mutex:
-            self._trusted()
             _, free_bytes, _ = reserve.disk_of(self.path.parent)
             if free_bytes >= 2 * (self.reserve_bytes + reserve.WAL_BYTES):
                 self.disk_full = False
-            held = self.disk_full or self._filled()
-            return held and reserve.held_bytes(self._trusted()) >= self.reserve_bytes and reserve.hold_wal(self.path)
+            if not self.disk_full:
+                self._fill_reserve()
+            return self._held_bytes() >= self.reserve_bytes and reserve.hold_wal(self.path)
 
     def _tidy(self) -> None:
         try:
@@ -139,15 +139,18 @@ class OutboxDatabase:
         except DiskFull:
             pass  # the table could not be made: there is nothing to tidy, and no reserve
 
-    def _filled(self) -> bool:
-        while reserve.held_bytes(self._trusted()) < self.reserve_bytes:
+    def _fill_reserve(self) -> None:
+        while self._held_bytes() < self.reserve_bytes:
             try:
                 with self.writing() as db:
                     reserve.fill(db)
             except DiskFull:
                 if not self.grow():
-                    return False
-        return True
+                    return
+
+    def _held_bytes(self) -> int:
+        with self.writing() as db:
+            return reserve.held_bytes(db)
 
     def _rolled_back(self) -> bool:
         """After a write that found no room: nothing of it is in the file, and the connection is as good as before."""
