@@ -93,3 +93,15 @@ def test_side_that_cannot_start_tells_why() -> None:
 
 def test_percentiles_are_of_all_samples() -> None:
     assert percentiles([float(n) for n in range(1, 101)]) == {"p50": 51.0, "p90": 91.0, "p99": 100.0, "max": 100.0}
+
+
+@pytest.mark.slow
+def test_line_row_holds_the_way_from_trigger_to_register(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pymodbus", reason="needs the extra `line`")
+    result = bench(capsys, "line", "--model", str(package), "--provider", "cpu", "--triggers", "10")["line"]
+    assert result["triggers"] == 10 and 0 < result["judged"] <= 10
+    assert result["provider"] == "cpu"
+    for name in ("trigger_to_written_ms", "minus_inference_ms", "inference_ms"):
+        spread = result[name]
+        assert 0 < spread["p50"] <= spread["p99"] <= spread["p999"] <= spread["max"]
+    assert psutil.Process().children(recursive=True) == []
