@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from edge_inspect.cli import run_command
-from edge_inspect.config import LineConfig, config_from_options
+from edge_inspect.config import LineConfig, config_from_options, load_config
 from edge_inspect.config_line import RejectConfig, SocketConfig
 from edge_inspect.daemon import Appliance
 from edge_inspect.delivery.outbox import FILE_NAME
@@ -270,13 +270,14 @@ def test_at_the_end_nothing_is_open_and_nobody_is_ready(stage: Stage) -> None:
     plc = StagePlc(camera, ["good", "silent"])
     line, notes = stage(camera, [plc])
     asked = threading.Event()
-    tell = plc.tell
+    status = plc.status
 
-    def stop_while_one_waits(answer: Any) -> None:
-        tell(answer)
-        threading.Timer(0.2, asked.set).start()
+    def stop_while_one_waits(ready: bool, busy: bool) -> None:
+        status(ready, busy)
+        if busy and plc.answers:
+            asked.set()
 
-    plc.tell = stop_while_one_waits  # type: ignore[method-assign]
+    plc.status = stop_while_one_waits  # type: ignore[method-assign]
     run_until(asked, line)
     assert plc.states[-1] == (False, False)
     assert [answer.sequence for answer in plc.answers] == [0, 1]
@@ -389,6 +390,51 @@ def test_mode_trigger_without_a_line_is_one_clear_line(
 def test_a_line_and_a_recipe_that_do_not_fit_are_refused(stage: Stage, line: dict[str, Any], says: str) -> None:
     with pytest.raises(BadConfig, match=says):
         stage(StageCamera(), None, times="deadline_ms = 50", line=LineConfig(name="gate", **line))
+
+
+ALL_ADAPTERS = """
+[[camera]]
+name = "camera"
+source = "sim"
+recipe = "triggered.toml"
+model = "{model}"
+[mqtt]
+url = "mqtt://127.0.0.1:1"
+[[line]]
+name = "gate"
+trigger = "gpio"
+fail_safe = "reject"
+[line.modbus_server]
+[line.modbus_client]
+host = "127.0.0.1"
+[line.gpio]
+trigger_line = 1
+ok_line = 2
+ng_line = 3
+reject_line = 4
+confirm_line = 5
+encoder_line = 6
+[line.mqtt]
+[line.socket]
+[line.reject]
+travel_counts = 400
+"""
+
+
+def test_every_table_of_a_line_becomes_its_adapter(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "triggered.toml").write_text(RECIPE.format(mode="trigger", times="deadline_ms = 50"))
+    (tmp_path / "line.toml").write_text(ALL_ADAPTERS.format(model=tiny_model))
+    line = Appliance(load_config(tmp_path / "line.toml", {"STATE_DIRECTORY": str(tmp_path)}), deliver=False)
+    gate = line.lines["gate"]
+    assert [adapter.name for adapter in gate.adapters] == ["modbus-server", "modbus-client", "gpio", "mqtt", "socket"]
+    assert [name for name, _, _ in line.lines.threads()] == [
+        "line-gate-deadline", "line-gate-reject", *(f"line-gate-{adapter.name}" for adapter in gate.adapters)
+    ]  # fmt: skip
+    assert gate.tracker is not None and [type(g).__name__ for g in gate.tracker._gates] == ["GpioLine"]
+    for adapter in gate.adapters:
+        waker = getattr(adapter, "_waker", None)
+        if waker is not None:
+            waker.close()
 
 
 def test_a_missing_library_names_the_extra(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

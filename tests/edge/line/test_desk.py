@@ -452,7 +452,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert not self.desk.busy and not self.desk._told and not self.desk._looking
 
 
-AnyOrder.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+AnyOrder.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestAnyOrder = AnyOrder.TestCase
 
 
