@@ -54,15 +54,6 @@ class IngesterProcess:
         assert self.process.poll() is not None
         self.process = self._start()
 
-    def run_under(self, tool: list[str]) -> None:
-        """As `restart`, run by a tool such as strace."""
-        assert self.process.poll() is not None
-        plain, self._command = self._command, [*tool, *self._command]
-        try:
-            self.process = self._start()
-        finally:
-            self._command = plain
-
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)

@@ -90,6 +90,8 @@ class Session(aiomqtt.Client):
             if err is None:
                 raise self._gone(failure) from failure
         finally:
+            if self._disconnected.done() and not self._disconnected.cancelled():
+                self._disconnected.exception()  # told above, or on the way out anyway: asyncio need not say it again
             if (connection := self._client.socket()) is not None:  # the broker went silent: nobody else closes it
                 self._loop.remove_reader(connection.fileno())
                 self._loop.remove_writer(connection.fileno())
