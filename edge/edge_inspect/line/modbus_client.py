@@ -149,7 +149,7 @@ class ModbusClient:
 
     def _serve(self, stop: threading.Event, fire: Callable[[Trigger], None]) -> None:
         watch = CommandWatch(self._ring, low_word_first=self._low_first, first_look_fires=False)
-        watch.look(self._read())
+        watch.look(self._read(at.COMMAND_HEAD_WORDS))
         self.connections += 1
         self._status_changed = True
         self.trouble = ""
@@ -161,7 +161,7 @@ class ModbusClient:
             now_s = time.monotonic()
             if now_s >= next_poll_s:
                 next_poll_s = now_s + self._poll_s
-                self._act(watch.look(self._read()), fire)
+                self._act(watch.look(self._read(at.COMMAND_HEAD_WORDS), self._read_ring), fire)
             beat = now_s >= next_beat_s
             if beat:
                 next_beat_s = now_s + self._heartbeat_s
@@ -237,8 +237,11 @@ class ModbusClient:
         used = at.RESULT_RING + self._ring * at.RESULT_WORDS
         return self._edge.words[:used]
 
-    def _read(self) -> list[int]:
-        count = at.TRIGGER_RING + self._ring * at.TRIGGER_WORDS
+    def _read_ring(self) -> list[int]:
+        """More than one trigger since the last poll: the whole command block."""
+        return self._read(at.TRIGGER_RING + self._ring * at.TRIGGER_WORDS)
+
+    def _read(self, count: int) -> list[int]:
         assert self._client is not None
         try:
             reply = self._client.read_holding_registers(self._inputs_at, count=count, device_id=self._unit_id)

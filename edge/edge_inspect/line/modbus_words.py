@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -135,7 +135,8 @@ class CommandWatch:
         self._low_first = low_word_first
         self._last: list[int] | None = [0] * at.COMMAND_HEAD_WORDS if first_look_fires else None
 
-    def look(self, words: Sequence[int]) -> Seen:
+    def look(self, words: Sequence[int], fetch: Callable[[], Sequence[int]] | None = None) -> Seen:
+        """`words`: the command block, or its head alone where `fetch` gets the whole when the ring is needed."""
         head = list(words[: at.COMMAND_HEAD_WORDS])
         last, self._last = self._last, head
         seen = Seen(encoder=self._number(head, at.ENCODER))
@@ -150,17 +151,18 @@ class CommandWatch:
         if now & Command.TRIGGER:
             newest, before = self._number(head, at.TRIGGER_SEQ), self._number(last, at.TRIGGER_SEQ)
             if newest != before:
-                self._gather(words, before, newest, seen)
+                self._gather(fetch or (lambda: words), before, newest, seen)
                 seen.missed *= bool(was & Command.TRIGGER)  # a PLC that begins anew has missed nothing
             elif rising & Command.TRIGGER:
                 seen.triggers.append((newest, seen.encoder))
         return seen
 
-    def _gather(self, words: Sequence[int], before: int, newest: int, seen: Seen) -> None:
+    def _gather(self, fetch: Callable[[], Sequence[int]], before: int, newest: int, seen: Seen) -> None:
         """The newest trigger, and those between it and the one seen last that the ring still has."""
         between = (newest - before - 1) & 0xFFFFFFFF
         if between < 1 << 31:
             kept = min(between, max(0, self._entries - 1))
+            words = fetch() if kept else ()
             for back in range(kept, 0, -1):
                 sequence = (newest - back) & 0xFFFFFFFF
                 start = at.TRIGGER_RING + (sequence % self._entries) * at.TRIGGER_WORDS

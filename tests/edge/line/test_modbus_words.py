@@ -104,6 +104,20 @@ def test_ring_brings_every_trigger_since_the_last_look_in_order() -> None:
     assert seen.missed == 0
 
 
+def test_ring_is_fetched_only_when_more_than_one_trigger_came() -> None:
+    watch = CommandWatch(16)
+    fetched: list[int] = []
+
+    def fetch(newest: int) -> list[int]:
+        fetched.append(newest)
+        return with_ring(newest)
+
+    for newest in (20, 21, 21, 24):
+        seen = watch.look(with_ring(newest)[: at.COMMAND_HEAD_WORDS], lambda newest=newest: fetch(newest))  # type: ignore[misc]
+    assert [sequence for sequence, _ in seen.triggers] == [22, 23, 24]
+    assert fetched == [20, 24]
+
+
 def test_triggers_beyond_the_ring_are_counted_as_missed() -> None:
     watch = CommandWatch(16)
     watch.look(with_ring(20))
