@@ -44,7 +44,13 @@ def summary(appliance: Appliance) -> dict[str, Any]:
         "model": f"{identities[0].model.name} {identities[0].model.version}" if identities else None,
         "model_digest": identities[0].model.digest if identities else None,
         "provider": providers[0] if providers else None,
+        **_lines(appliance),
     }
+
+
+def _lines(appliance: Appliance) -> dict[str, Any]:
+    """Nothing where there is no line; else what each of them asked and was told, as in the vitals."""
+    return {"lines": [line.model_dump(mode="json") for line in appliance.lines.vitals()]} if appliance.lines else {}
 
 
 def _merged(durations: Sequence[Durations], *percents: float) -> dict[str, float | None]:
