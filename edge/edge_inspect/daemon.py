@@ -61,6 +61,8 @@ log = structlog.get_logger()
 OUTBOX_LOOK_EVERY_S = 5.0
 MOST_ALARMS = 64
 """That a state message has room for."""
+CHECK_S = 600.0
+"""How long the check of a large outbox on a slow disk may take at the start."""
 START_MORE_S = 30.0
 END_S = 9.0
 """How long the end may take in all. What the courier cannot deliver meanwhile lies in the outbox."""
@@ -204,6 +206,7 @@ class Appliance:
         if config.evidence.enabled:
             keys = config.evidence.model_dump(exclude={"enabled"})
             self.evidence = EvidenceStore(config.state_dir / FOLDER, **keys)
+        self._notifier.extend(CHECK_S)
         self.outbox = Outbox(config.state_dir / FILE_NAME, device=self.topics.device, cap_bytes=config.outbox.cap_bytes)
         self._pulse = vitals.Pulse(self._beat)
         self._doors = doors(config, self.observe)
@@ -327,7 +330,11 @@ class Appliance:
         hearts = [Heart(f"grab-{name}", partial(_beat_of, s.grabber)) for name, s in self.stations.items()]
         hearts.append(Heart("inspect", partial(_beat_of, self.pipeline)))
         waiting_for_disk = {"outbox": self.writer, "courier": self.courier, "vitals": self._pulse}
-        hearts += [Heart.waits_for_disk(name, partial(_beat_of, who)) for name, who in waiting_for_disk.items() if who]
+        hearts += [
+            Heart.waits_for_disk(name, partial(_beat_at_disk, who, self.outbox))
+            for name, who in waiting_for_disk.items()
+            if who and self.outbox
+        ]
         hearts += [Heart(name, partial(_beat_of, who)) for name, who, _ in self.lines.threads()]
         hearts += [Heart("status", partial(_beat_of, self._doors))] if self._doors else []
         return hearts
@@ -364,6 +371,11 @@ class Appliance:
 
 def _beat_of(owner: HasBeat) -> int | None:
     return owner.beat_ns
+
+
+def _beat_at_disk(owner: HasBeat, outbox: Outbox) -> int | None:
+    """As far as it waits for a file that is being checked, it will not move before that is over."""
+    return None if owner.beat_ns is None else max(owner.beat_ns, outbox.busy_until_ns)
 
 
 def _join(threads: Sequence[Thread], until: float, stop: threading.Event | None = None) -> None:

@@ -99,6 +99,11 @@ class Outbox:
         self._file.close()
 
     @property
+    def busy_until_ns(self) -> int:
+        """CLOCK_MONOTONIC: whoever calls in here may have to wait so long, for a file is being checked; else 0."""
+        return self._file.busy_until_ns
+
+    @property
     def epoch(self) -> str | None:
         """Of the reports put next; None until the file could be opened."""
         return self._file.epoch and self._file.epoch.name

@@ -15,15 +15,18 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edge_inspect.delivery import outbox_file as file
 from edge_inspect.delivery import outbox_reserve as reserve
-from edge_inspect.delivery.outbox_salvage import Salvage, replace
+from edge_inspect.delivery import outbox_wal as wal
+from edge_inspect.delivery.outbox_salvage import Salvage, keep_wal, replace
 from edge_inspect.errors import StorageFailing
 
+SLOWEST_CHECK_BYTES_PER_S = 5e6
 UNREADABLE_TIMES = 20
 """A file that the disk fails to read is given up (and what can be read carried over) after so many tries: minutes."""
 
@@ -45,6 +48,8 @@ class OutboxDatabase:
         self.reserve_bytes = reserve.size_for(cap_bytes)
         self.disk_full = False
         """The disk had no room for the file to grow, or for the reserve, when that was last tried."""
+        self.busy_until_ns = 0
+        """CLOCK_MONOTONIC: while a file is checked or salvaged, by when that should be over; else 0."""
         self._device = device
         self._pages = cap_bytes // 4096
         self._utc_ns = utc_ns
@@ -193,8 +198,11 @@ class OutboxDatabase:
         if self._lock_handle < 0:
             self._lock_handle = file.hold_lock(self.path)
         if self._db is None:
+            # Only at the start: later the numbers that we gave are known, and a failed put is put again under its own.
+            commits = wal.commits(file.beside(self.path, "-wal")) if self.epoch is None else []
             db = self._opened()
             try:
+                self._look_behind_the_end(db, commits)
                 newest = file.enter_epoch(db, self.path, self._device, self._utc_ns())
                 reserve.limit(db)
                 self._handles = reserve.open_beside(self.path)
@@ -206,7 +214,28 @@ class OutboxDatabase:
             self._db, self._check = db, ""
         return self._db
 
+    def _look_behind_the_end(self, db: sqlite3.Connection, commits: list[int]) -> None:
+        """Commits that SQLite did not find again may have had numbers: those that follow are given in a new epoch."""
+        (_, accepted, _) = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        behind = sum(number > accepted for number in commits)
+        if not behind or self.salvage is not None:
+            return
+        file.begin_epoch(db, self._device, self._utc_ns())
+        if behind > 1:
+            self.salvage = keep_wal(self.path, f"{behind} commits in the WAL cannot be read", self._utc_ns())
+
     def _opened(self) -> sqlite3.Connection:
+        """Whoever waits for the mutex meanwhile is slow and does not hang: a large file on a slow disk takes minutes."""
+        if not self._check:
+            return file.connect(self.path, check="")
+        size_bytes = self.path.stat().st_size if self.path.exists() else 0
+        self.busy_until_ns = time.monotonic_ns() + round(size_bytes / SLOWEST_CHECK_BYTES_PER_S * 1e9)
+        try:
+            return self._checked()
+        finally:
+            self.busy_until_ns = 0
+
+    def _checked(self) -> sqlite3.Connection:
         """A file that looks broken is looked at again, thoroughly, before it is set aside.
 
         A disk that cannot read looks the same to SQLite. It may be well again soon, and what it holds is dear.
