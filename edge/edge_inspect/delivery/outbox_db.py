@@ -225,7 +225,7 @@ class OutboxDatabase:
             self.salvage = keep_wal(self.path, f"{behind} commits in the WAL cannot be read", self._utc_ns())
 
     def _opened(self) -> sqlite3.Connection:
-        """Whoever waits for the mutex meanwhile is slow and does not hang: a large file on a slow disk takes minutes."""
+        """Whoever waits for the mutex meanwhile is slow, it does not hang: large files on slow disks take minutes."""
         if not self._check:
             return file.connect(self.path, check="")
         size_bytes = self.path.stat().st_size if self.path.exists() else 0
