@@ -27,7 +27,8 @@ from pymodbus.pdu import ModbusPDU
 from edge_inspect.backoff import Backoff
 from edge_inspect.errors import World
 from edge_inspect.line import modbus_map as at
-from edge_inspect.line.modbus_server import LIBRARY_LOG, nobody_fires
+from edge_inspect.line.modbus_server import nobody_fires
+from edge_inspect.line.modbus_strict import LIBRARY_LOG
 from edge_inspect.line.modbus_words import CommandWatch, EdgeWords, Seen, Told, told
 from edge_inspect.line.protocol import Answer, Trigger
 

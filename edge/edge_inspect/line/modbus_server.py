@@ -19,15 +19,12 @@ from collections.abc import Callable
 
 import structlog
 from pymodbus.constants import ExcCodes
-from pymodbus.datastore import ModbusServerContext
-from pymodbus.pdu import ExceptionResponse, ModbusPDU
-from pymodbus.pdu.bit_message import WriteSingleCoilRequest
-from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 from edge_inspect.backoff import Backoff
 from edge_inspect.line import modbus_map as at
 from edge_inspect.line.modbus_map import Command
+from edge_inspect.line.modbus_strict import LIBRARY_LOG, StrictServer, Values, no_such_unit, port_of
 from edge_inspect.line.modbus_words import CommandWatch, EdgeWords, Seen, told
 from edge_inspect.line.protocol import Answer, Trigger
 
@@ -36,21 +33,11 @@ log = structlog.get_logger()
 LAST_WORDS_S = 0.25
 """After a stop the fail-safe registers can still be read for so long."""
 LOOK_S = 0.05
-LIBRARY_LOG = "pymodbus.logging"
-"""Silenced: it tells each refused request with a stack trace; what matters of it is told by us, once."""
 _COIL_READ, _COIL_WRITES, _INPUT_READ, _REGISTER_READ = 1, (5, 15), 4, 3
-
-Values = list[int] | list[bool]
 
 
 def nobody_fires(trigger: Trigger) -> None:
     """For an adapter that is only told answers."""
-
-
-def port_of(server: ModbusTcpServer) -> int:
-    """Where a listening server can be reached; tells what a port of 0 became."""
-    sockets = list(getattr(server.transport, "sockets", ()))
-    return int(sockets[0].getsockname()[1])
 
 
 class ModbusServer:
@@ -138,9 +125,7 @@ class ModbusServer:
         self.beat_ns = None
 
     async def _serve(self, stop: threading.Event) -> None:
-        server = ModbusTcpServer(
-            self._devices(), address=self._address, trace_connect=self._count_masters, custom_pdu=[_StrictCoil]
-        )
+        server = StrictServer(self._devices(), address=self._address, trace_connect=self._count_masters)
         try:
             await server.serve_forever(background=True)
             self._address = (self._address[0], port_of(server))
@@ -187,7 +172,7 @@ class ModbusServer:
         """Our unit, and one that answers for all others that they are not here."""
         if self._unit_id == 0:
             return [self._device()]
-        return [self._device(), SimDevice(0, SimData(0, values=0, datatype=DataType.REGISTERS), action=_no_such_unit)]
+        return [self._device(), SimDevice(0, SimData(0, values=0, datatype=DataType.REGISTERS), action=no_such_unit)]
 
     def _device(self) -> SimDevice:
         """pymodbus keeps the registers and refuses what lies outside of them; `_request` gives them their meaning."""
@@ -280,24 +265,3 @@ class ModbusServer:
         self._encoder(seen.encoder)
         for sequence, encoder in seen.triggers:
             self._fire(Trigger(sequence, now_ns, self.name, encoder))
-
-
-class _StrictCoil(WriteSingleCoilRequest):
-    """pymodbus takes any value but 0 as "on"; Modbus knows 0xFF00 and 0x0000, and the rest is no trigger."""
-
-    _makes_sense = True
-
-    def decode(self, data: bytes) -> None:
-        super().decode(data)
-        self._makes_sense = data[2:4] in (b"\xff\x00", b"\x00\x00")
-
-    async def datastore_update(self, context: ModbusServerContext, device_id: int) -> ModbusPDU:
-        if not self._makes_sense:
-            return ExceptionResponse(self.function_code, ExcCodes.ILLEGAL_VALUE)
-        return await super().datastore_update(context, device_id)
-
-
-async def _no_such_unit(
-    function: int, start: int, address: int, count: int, registers: list[int], values: Values | None
-) -> ExcCodes | None:
-    return ExcCodes.GATEWAY_NO_RESPONSE

@@ -19,11 +19,10 @@ from collections.abc import Callable
 from pymodbus.client import ModbusTcpClient
 from pymodbus.constants import ExcCodes
 from pymodbus.exceptions import ModbusException
-from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 from edge_inspect.line import modbus_map as at
-from edge_inspect.line.modbus_server import LIBRARY_LOG, Values, port_of
+from edge_inspect.line.modbus_strict import LIBRARY_LOG, StrictServer, Values, port_of
 from edge_inspect.line.plc_program import PlcProgram
 
 SCAN_MS = 5.0
@@ -72,7 +71,7 @@ class PlcAsServer:
             ],
             action=self._request,
         )
-        server = ModbusTcpServer(device, address=self._address)
+        server = StrictServer(device, address=self._address)
         try:
             await server.serve_forever(background=True)
         except RuntimeError as err:

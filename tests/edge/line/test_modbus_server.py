@@ -250,6 +250,29 @@ def test_malformed_requests_fire_nothing_and_others_are_served_on(served: Served
     assert served.desk.sequences() == [6]
 
 
+def test_requests_sent_together_and_in_pieces_are_all_answered(served: Served, plc: Master) -> None:
+    fires = [
+        _frame(struct.pack(">BHHBHHH", 16, 0, 3, 6, int(Command.TRIGGER), 0, sequence)) for sequence in range(1, 31)
+    ]
+    stream = b"".join(fires)
+    with socket.create_connection(("127.0.0.1", served.server.port), timeout=WAIT_S) as other:
+        for start in range(0, len(stream), 50):
+            other.sendall(stream[start : start + 50])
+        heard = b""
+        while len(heard) < 30 * 12:
+            heard += other.recv(4096)
+    assert served.desk.sequences() == list(range(1, 31))
+
+
+def test_stranger_is_disconnected_and_the_plc_is_not(served: Served, plc: Master) -> None:
+    with socket.create_connection(("127.0.0.1", served.server.port), timeout=WAIT_S) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\nHost: plc\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert stranger.recv(100) == b""
+    plc.fire(3)
+    assert served.desk.sequences() == [3]
+
+
 def test_address_that_is_taken_is_tried_until_it_is_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
