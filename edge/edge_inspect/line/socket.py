@@ -121,6 +121,8 @@ class SocketLine:
         """Lines that were no request."""
         self.cut_off = 0
         """Clients that did not read what they had asked for."""
+        self.late = 0
+        """Answers whose deadline had passed before they could be handed out."""
         self._told: deque[Answer] = deque(maxlen=MOST_UNTOLD)
         self._status = (False, False)
         self._clients: dict[int, Client] = {}
@@ -211,7 +213,9 @@ class SocketLine:
         client.waits_for.add(trigger.sequence)
         fire(trigger)
 
-    def _hand_out(self, answer: Answer) -> None:
+    def _hand_out(self, verdict: Answer) -> None:
+        answer = verdict.as_of(time.monotonic_ns())
+        self.late += answer is not verdict
         ours = answer.trigger.source == self.name
         for client in self._clients.values():
             if client.listens or (ours and answer.sequence in client.waits_for):

@@ -12,10 +12,11 @@ from edge_inspect.line.protocol import Answer, AnswerKind, Trigger
 from edge_inspect.line.socket import SocketLine
 
 WAIT_S = 30.0
+FAR_NS = 3_600 * 10**9
 
 
 def answer(trigger: Trigger, kind: AnswerKind = "OK", reason: str = "no-defect") -> Answer:
-    return Answer(trigger.sequence, kind, reason, 3, trigger, trigger.at_ns + 8_400_000, trigger.at_ns + 10**8)
+    return Answer(trigger.sequence, kind, reason, 3, trigger, trigger.at_ns + 8_400_000, trigger.at_ns + FAR_NS)
 
 
 def connects(path: Path) -> bool:

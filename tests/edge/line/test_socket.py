@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from edge_inspect.errors import BadConfig, Refusal
-from edge_inspect.line.protocol import MOST_SEQUENCE, Trigger
+from edge_inspect.line.protocol import MOST_SEQUENCE, Answer, Trigger
 from edge_inspect.line.socket import MOST_CLIENTS, MOST_LINE_BYTES, MOST_OPEN_TRIGGERS, SocketLine
-from tests.edge.line.served import WAIT_S, Served, answer, connects
+from tests.edge.line.served import FAR_NS, WAIT_S, Served, answer, connects
 
 
 class Program:
@@ -293,3 +293,18 @@ def test_daemon_killed_while_serving_leaves_closed_connections_and_a_path_to_reu
     program = Program(path)
     assert program.ask({"trigger": 2})["seq"] == 2
     program.close()
+
+
+def test_an_ok_whose_time_is_over_is_not_handed_out(serve: Serve, connect: Connect) -> None:
+    """However long this thread stood still between the verdict and the wire."""
+    served = serve()
+    program = connect()
+    program.send({"listen": True})
+    assert program.hear() == {"listen": True}
+    for number, deadline_in_ns in ((1, -1), (2, FAR_NS)):
+        now_ns = time.monotonic_ns()
+        trigger = Trigger(number, now_ns, "socket")
+        served.line.tell(Answer(number, "OK", "no-defect", number, trigger, now_ns, now_ns + deadline_in_ns))
+    heard = [program.hear() for _ in range(2)]
+    assert [(said["verdict"], said["reason"]) for said in heard] == [("UNKNOWN", "deadline"), ("OK", "no-defect")]
+    assert served.line.late == 1
