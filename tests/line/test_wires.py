@@ -18,7 +18,7 @@ from tests.sim.gpio import GpioChip
 
 pytest.importorskip("gpiod", reason="needs the extra `line`")
 
-TRIGGER, OK, NG, READY, REJECT, HEARTBEAT = 4, 10, 11, 13, 14, 15
+TRIGGER, ENCODER, CONFIRM, OK, NG, READY, REJECT, HEARTBEAT = 4, 5, 6, 10, 11, 13, 14, 15
 END_S = 60.0
 RECIPE = """
 name = "spots"
@@ -27,7 +27,7 @@ version = "1"
 threshold = 0.5
 [part]
 mode = "trigger"
-deadline_ms = 60000
+deadline_ms = {deadline_ms}
 window_ms = 60000
 """
 CONFIG = """
@@ -46,6 +46,8 @@ trigger = "{source}"
 fail_safe = "reject"
 [line.gpio]
 trigger_line = 4
+encoder_line = 5
+confirm_line = 6
 ok_line = 10
 ng_line = 11
 ready_line = 13
@@ -53,7 +55,9 @@ reject_line = 14
 heartbeat_line = 15
 pulse_ms = {pulse_ms}
 [line.reject]
-travel_ms = 60000
+travel_counts = 100
+pulse_ms = 20
+confirm_ms = 60000
 [line.socket]
 path = "line.sock"
 [line.mqtt]
@@ -76,11 +80,11 @@ def start(tmp_path: Path, tiny_model: Path, chip: GpioChip, mosquitto: Mosquitto
     """Starts a daemon with all three adapters, and returns when it is ready."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def daemon(*, pulse_ms: float = 20.0, source: str = "gpio") -> subprocess.Popen[bytes]:
+    def daemon(*, pulse_ms: float = 20.0, source: str = "gpio", deadline_ms: int = 60_000) -> subprocess.Popen[bytes]:
         config = tmp_path / "edge-inspect.toml"
         settings = {"model": tiny_model, "pulse_ms": pulse_ms, "broker": mosquitto.url, "source": source}
         config.write_text(CONFIG.format(**settings))
-        (tmp_path / "spots.toml").write_text(RECIPE)
+        (tmp_path / "spots.toml").write_text(RECIPE.format(deadline_ms=deadline_ms))
         with (tmp_path / "log").open("ab") as log:
             running.append(
                 subprocess.Popen(
@@ -149,7 +153,7 @@ def test_end_by_sigterm_drives_ok_off_and_reject_on(start: Start, chip: GpioChip
     trigger_until_ok(chip)
     daemon.send_signal(signal.SIGTERM)
     assert daemon.wait(END_S) == 0
-    chip.wait_for(lambda: ("released", "edge-inspect") in chip.log, "released")
+    chip.wait_for(chip.is_free, "released")
     assert {line: chip.level(line) for line in (OK, NG, READY, HEARTBEAT, REJECT)} == {
         OK: False, NG: False, READY: False, HEARTBEAT: False, REJECT: True,
     }  # fmt: skip
@@ -159,7 +163,7 @@ def test_sigkill_while_ok_is_on_lets_go_of_it_and_the_next_daemon_starts_at_rest
     daemon = start(pulse_ms=10_000.0)
     trigger_until_ok(chip)
     daemon.kill()
-    chip.wait_for(lambda: ("released", "edge-inspect") in chip.log, "released")
+    chip.wait_for(chip.is_free, "released")
     assert not any(chip.level(line) for line in (OK, READY, HEARTBEAT))
     before = len(chip.shown)
     start()
@@ -183,3 +187,16 @@ def test_trigger_over_mqtt_is_answered_on_every_way_and_an_edge_is_then_no_trigg
         chip.wait_for(lambda: sum(pulses(chip)) == 2, "two pulses")
     finally:
         listener.close()
+
+
+def test_part_without_a_verdict_in_time_is_rejected_where_the_encoder_says(start: Start, chip: GpioChip) -> None:
+    start(deadline_ms=6)  # less than this camera needs for its next picture
+    for number in range(1, 20):
+        chip.pulse(TRIGGER)
+        chip.wait_for(lambda wanted=number: sum(pulses(chip)) == wanted, "answer")  # type: ignore[misc]
+        if chip.levels(NG).count(True):
+            break
+    assert chip.levels(REJECT) == [True, False], "at rest, then judging: it is not there yet"
+    chip.edges(ENCODER, [(10 * us, us % 2 == 0) for us in range(2 * 99 + 1)])
+    chip.wait_for(lambda: chip.levels(REJECT) == [True, False, True, False], "the gate, for its time")
+    chip.pulse(CONFIRM)

@@ -170,9 +170,10 @@ class GpioChip:
             levels = [level for at, level in self.shown if at == offset]
         return [level for level, _ in groupby(levels)]
 
-    def happened(self, what: str) -> int:
-        with self._changed:
-            return sum(entry[0] == what for entry in self.log)
+    def is_free(self) -> bool:
+        """Everything that was requested has been let go again."""
+        happened = [what for what, _ in self.log]
+        return happened.count("requested") == happened.count("released") > 0
 
     def wait_for(self, condition: Callable[[], bool], what: str = "") -> None:
         with self._changed:

@@ -18,6 +18,8 @@ from typing import Literal
 from edge_inspect.line.protocol import Answer
 
 MOST_UNTOLD = 64
+REST_AFTER_NS = 200_000_000
+"""Neither ready nor busy for so long: nobody judges. Between two parts it may be so for a moment."""
 GAP_SHARE = 4
 """A gap, and the least that is left of a pulse, is this part of `pulse_ms`."""
 
@@ -87,7 +89,7 @@ class Signals:
         self.untold = 0
         """Answers that were never shown: too many at once, or the wires were away."""
         self.rest = Levels(reject=rejects_at_rest)
-        """While nobody judges: at the start, at the end, and while not ready."""
+        """While nobody judges: at the start, at the end, and while neither ready nor busy."""
         self._latches = output == "latch"
         self._pulse_ns = round(pulse_ms * 1e6)
         self._gap_ns = self._pulse_ns // GAP_SHARE
@@ -98,6 +100,7 @@ class Signals:
         self._free_at_ns = 0
         self._reject_until_ns = 0
         self._ready = self._busy = False
+        self._nobody_since_ns: int | None = -REST_AFTER_NS
 
     def answer(self, answer: Answer) -> None:
         if len(self._answers) >= MOST_UNTOLD:
@@ -127,12 +130,17 @@ class Signals:
     def levels(self, now_ns: int, *, alive: bool = True) -> Levels:
         """What the wires have to show now; `alive` False stops the heartbeat."""
         self._advance(now_ns)
+        if self._ready or self._busy:
+            self._nobody_since_ns = None
+        elif self._nobody_since_ns is None:
+            self._nobody_since_ns = now_ns
+        nobody = self._nobody_since_ns is not None and now_ns - self._nobody_since_ns >= REST_AFTER_NS
         return Levels(
             ok=self._shown == "OK",
             ng=self._shown == "NG",
             busy=self._busy,
             ready=self._ready,
-            reject=now_ns < self._reject_until_ns or (self.rest.reject and not self._ready),
+            reject=now_ns < self._reject_until_ns or (self.rest.reject and nobody),
             heartbeat=alive and bool(now_ns // self._heartbeat_ns % 2),
         )
 
@@ -145,6 +153,8 @@ class Signals:
             moments.append(self._free_at_ns)
         if now_ns < self._reject_until_ns:
             moments.append(self._reject_until_ns)
+        if self._nobody_since_ns is not None and now_ns < self._nobody_since_ns + REST_AFTER_NS:
+            moments.append(self._nobody_since_ns + REST_AFTER_NS)
         return max(now_ns, min(moments))
 
     def _advance(self, now_ns: int) -> None:

@@ -266,7 +266,7 @@ def test_clean_stop_drives_the_fail_safe_levels(chip: GpioChip, work: Work, reje
     chip.keeps_levels = True
     worker.end()
     assert worker.process.returncode == 0 and worker.said("ended") == [True]
-    chip.wait_for(lambda: ("released", "edge-inspect") in chip.log, "released")
+    chip.wait_for(chip.is_free, "released")
     assert {line: chip.level(line) for line in OUTPUTS.values()} == dict.fromkeys(OUTPUTS.values(), False) | {
         REJECT: rejects
     }
@@ -279,7 +279,7 @@ def test_kill_lets_go_of_the_wires_and_the_pull_resistors_decide(chip: GpioChip,
     worker.do(tell="OK", seq=1)
     chip.wait_for(lambda: chip.level(OK) is not active_low, "OK")
     worker.kill()
-    chip.wait_for(lambda: ("released", "edge-inspect") in chip.log, "released")
+    chip.wait_for(chip.is_free, "released")
     assert chip.level(OK) is active_low, "off"
 
 
@@ -289,7 +289,7 @@ def test_chip_that_keeps_levels_is_driven_to_rest_by_the_next_start(chip: GpioCh
     worker.do(tell="OK", seq=1)
     chip.wait_for(lambda: chip.level(OK), "OK")
     worker.kill()
-    chip.wait_for(lambda: ("released", "edge-inspect") in chip.log, "released")
+    chip.wait_for(chip.is_free, "released")
     assert chip.level(OK), "such a driver leaves it as it was: docs/line-gpio.md says what to do"
     work()
     assert not chip.level(OK)
@@ -307,7 +307,7 @@ def test_command_after_a_kill_drives_kept_levels_to_rest(chip: GpioChip, work: W
     worker.do(tell="OK", seq=1)
     chip.wait_for(lambda: chip.level(OK), "OK")
     worker.kill()
-    chip.wait_for(lambda: ("released", "edge-inspect") in chip.log, "released")
+    chip.wait_for(chip.is_free, "released")
     command = [sys.executable, "-m", "edge_inspect", "line", "rest", "--config", str(config), "--json"]
     printed = subprocess.run(
         command, env=chip.environment(), capture_output=True, text=True, timeout=WAIT_S, check=True

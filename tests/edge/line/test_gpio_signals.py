@@ -74,13 +74,19 @@ def test_rest_has_ok_off_whatever_is_configured() -> None:
     assert Signals(rejects_at_rest=True).rest == Levels(reject=True)
 
 
-def test_reject_at_rest_ends_while_ready() -> None:
-    signals = Signals(rejects_at_rest=True)
+def test_reject_at_rest_ends_with_ready_and_stays_away_between_parts() -> None:
+    signals = Signals(rejects_at_rest=True, heartbeat_ms=10_000)
     assert signals.levels(0).reject
-    signals.status(True, False)
-    assert not signals.levels(1).reject
+    for now_ms, ready, busy, rejects in (
+        (1, True, False, False), (2, False, True, False), (3000, False, False, False), (3001, True, False, False),
+        (3002, False, True, False), (5000, False, False, False), (5199, False, False, False),
+        (5200, False, False, True), (9000, False, False, True), (9001, False, True, False),
+    ):  # fmt: skip
+        signals.status(ready, busy)
+        assert signals.levels(now_ms * MS).reject == rejects, now_ms
     signals.status(False, False)
-    assert signals.levels(2).reject
+    assert not signals.levels(9100 * MS).reject
+    assert signals.next_ns(9100 * MS) == 9300 * MS
 
 
 def test_heartbeat_changes_at_its_period_and_stands_without_life() -> None:
