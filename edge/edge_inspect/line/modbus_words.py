@@ -106,7 +106,7 @@ def read_result(words: Sequence[int], sequence: int, entries: int, *, low_word_f
     if not bits & Result.VALID:
         return None
     kinds: dict[int, AnswerKind] = {int(bit): kind for kind, bit in _BIT_OF_KIND.items()}  # type: ignore[misc]
-    return Told(sequence, kinds.get(bits & ~Result.VALID, "UNKNOWN"), at.reason_of(code))
+    return Told(sequence, kinds.get(int(bits & ~Result.VALID), "UNKNOWN"), at.reason_of(code))
 
 
 @dataclass(slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from edge_inspect.line import modbus_map as at
 from edge_inspect.line.modbus_map import Command
@@ -200,3 +202,29 @@ def test_plain_handshake_does_not_fire_at_an_edge_that_is_not_ready() -> None:
     belt.plc.arrives()
     assert belt.after(5) == []
     assert belt.to_the_gate().why == "skipped"
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.sampled_from(["arrive", "scan", "look", "answer"]), st.integers(1, 12)), max_size=80))
+def test_no_trigger_is_lost_or_doubled_between_plc_and_poll(steps: list[tuple[str, int]]) -> None:
+    """However scans, polls and answers fall, the watch sees every trigger once and in order."""
+    belt = Belt(waits_for_room=True)
+    watch, seen, answered = CommandWatch(16), list[int](), 0
+    for what, count in steps:
+        if what == "arrive":
+            for _ in range(count):
+                belt.plc.arrives()
+        elif what == "scan":
+            belt.after(0.01)
+        elif what == "look":
+            found = watch.look(belt.command)
+            assert found.missed == 0
+            seen += [sequence for sequence, _ in found.triggers]
+        else:
+            for sequence in seen[answered : answered + count]:
+                belt.edge.tell(Told(sequence, "OK", "no-defect"))
+            answered = min(len(seen), answered + count)
+    belt.after(0.01)
+    seen += [sequence for sequence, _ in watch.look(belt.command).triggers]
+    assert seen == list(range(1, belt.plc.counts.triggers + 1))
+    assert belt.plc.counts.mismatched == 0
