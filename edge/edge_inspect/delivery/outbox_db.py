@@ -220,15 +220,15 @@ class OutboxDatabase:
         behind = sum(number > accepted for number in commits)
         if not behind or self.salvage is not None:
             return
-        file.begin_epoch(db, self._device, self._utc_ns())
         if behind > 1:
             self.salvage = keep_wal(self.path, f"{behind} commits in the WAL cannot be read", self._utc_ns())
+        file.begin_epoch(db, self._device, self._utc_ns())
 
     def _opened(self) -> sqlite3.Connection:
         """Whoever waits for the mutex meanwhile is slow, it does not hang: large files on slow disks take minutes."""
         if not self._check:
             return file.connect(self.path, check="")
-        size_bytes = self.path.stat().st_size if self.path.exists() else 0
+        size_bytes = file.size_bytes(self.path)
         self.busy_until_ns = time.monotonic_ns() + round(size_bytes / SLOWEST_CHECK_BYTES_PER_S * 1e9)
         try:
             return self._checked()

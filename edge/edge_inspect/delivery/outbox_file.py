@@ -141,6 +141,16 @@ def connect(path: Path, *, check: Check) -> sqlite3.Connection:
     return db
 
 
+def size_bytes(path: Path) -> int:
+    """0 without a file. Raises StorageFailing."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+    except OSError as err:
+        raise StorageFailing(f"{path}: {err.strerror}") from err
+
+
 def readable(path: Path) -> bool:
     """Does the disk give every byte of the file and of its WAL? To be asked while nothing of it is open."""
     try:
