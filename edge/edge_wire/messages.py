@@ -188,7 +188,7 @@ class Thumbnail(Block):
     crop_px: FrameBox
     """What part of the frame it shows."""
     jpeg_base64: JpegBase64 | None
-    """None: the picture was given up on the device because its disk was full."""
+    """None: the picture was given up, because the device's disk was full or the broker takes no report so large."""
 
     @property
     def jpeg(self) -> bytes | None:

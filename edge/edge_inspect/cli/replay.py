@@ -45,7 +45,7 @@ from edge_inspect.cli.video_meter import stream_bytes
 from edge_inspect.config import config_from_options
 from edge_inspect.config_evidence import EvidenceConfig
 from edge_inspect.daemon import Appliance
-from edge_inspect.delivery.link import packet_bytes
+from edge_inspect.delivery.paho_client import packet_bytes
 from edge_inspect.errors import StorageFailing
 from edge_inspect.inference.decode import Detections
 from edge_inspect.pipeline import Judged, Lane, Watcher

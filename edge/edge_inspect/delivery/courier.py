@@ -22,10 +22,11 @@ import structlog
 
 from edge_inspect.delivery.broker import Broker
 from edge_inspect.delivery.dial import Dialer
-from edge_inspect.delivery.link import Confirmed, Link, Received, Will
+from edge_inspect.delivery.link import Link
 from edge_inspect.delivery.link_errors import LinkLost
 from edge_inspect.delivery.outages import Down, Outages
 from edge_inspect.delivery.outbox import Outbox
+from edge_inspect.delivery.paho_client import Confirmed, Received, Will
 from edge_inspect.delivery.plant import Plant
 from edge_inspect.delivery.renewal import SETTLE_S, Renewal
 from edge_inspect.delivery.retry import RENEWED, TAKEN_OVER, Retry, Waits

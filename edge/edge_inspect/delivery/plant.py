@@ -13,9 +13,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
-from edge_inspect.delivery.link import Received
 from edge_inspect.delivery.outbox import Outbox
 from edge_inspect.delivery.outbox_resync import Again
+from edge_inspect.delivery.paho_client import Received
 from edge_wire.messages import Ack, BadMessage, Gone, Resync
 from edge_wire.topics import Topics
 

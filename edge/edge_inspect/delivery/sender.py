@@ -21,11 +21,11 @@ import zlib
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from edge_inspect.delivery.link import TOO_LARGE, UNHEARD, Confirmed
 from edge_inspect.delivery.link_errors import from_puback
 from edge_inspect.delivery.outbox import Outbox, Row
 from edge_inspect.delivery.outbox_file import SENT
 from edge_inspect.delivery.pace import Pace
+from edge_inspect.delivery.paho_client import TOO_LARGE, UNHEARD, Confirmed
 from edge_wire.messages import MAX_PAYLOAD_BYTES
 
 WINDOW = 50
@@ -138,7 +138,7 @@ class Sender:
         known = {row.number for row, _ in self._under_way.values()} | set(self._confirmed)
         self._held_back = False
         self._count_too_large()
-        for row in self._next(window):
+        for row in self._next(window, known):
             if room <= 0 or way.unsent_bytes() > UNSENT_BYTES:
                 return
             if row.number in known or not self._is_due(row):
@@ -186,16 +186,17 @@ class Sender:
 
     # Choosing
 
-    def _next(self, window: int) -> list[Row]:
+    def _next(self, window: int, known: set[int]) -> list[Row]:
         """Newer reports first, then the backlog; at most `window` together."""
         largest = self._payload_limit()
         backlog: list[Row] = []
         if self._live_from:
             backlog = self._outbox.window(window, last=self._live_from - 1, max_bytes=largest)
         live = self._outbox.window(2 * window + 1, first=self._live_from, max_bytes=largest)
-        if sum(row.state != SENT for row in live) > window and self.plant_silent_s < SILENT_S:
+        waiting = sum(row.state != SENT and row.number not in known for row in live)
+        if waiting > window and self.plant_silent_s < SILENT_S:
             self._live_from = self._outbox.newest() + 1
-            return self._next(window)
+            return self._next(window, known)
         new = min(len(live), max(1, window // 5, window - len(backlog)))
         return [*live[:new], *backlog[: window - new]]
 

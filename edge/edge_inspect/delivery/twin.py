@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from edge_inspect.delivery.link import Received
+from edge_inspect.delivery.paho_client import Received
 from edge_wire.messages import BadMessage, DeviceState
 
 REMEMBERED_S = 3600.0

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from edge_inspect.delivery.broker import Broker
-from edge_inspect.delivery.link import Link, packet_bytes
+from edge_inspect.delivery.link import Link
 from edge_inspect.delivery.link_errors import LinkLost
 from edge_inspect.delivery.outbox import Outbox
+from edge_inspect.delivery.paho_client import packet_bytes
 from edge_inspect.errors import BadConfig
 from tests.certificates import Authority
 from tests.edge.delivery.couriers import running, until

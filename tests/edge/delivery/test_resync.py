@@ -12,8 +12,8 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edge_inspect.delivery.link import Received
 from edge_inspect.delivery.outbox import Outbox
+from edge_inspect.delivery.paho_client import Received
 from edge_inspect.delivery.plant import MOST_RANGES, STEP_REPORTS, STEP_S, Plant
 from edge_wire.fields import BIG
 from edge_wire.messages import Ack, Gone, Resync

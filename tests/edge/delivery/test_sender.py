@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_inspect.delivery.link import TOO_LARGE, Confirmed
 from edge_inspect.delivery.link_errors import LinkLost
 from edge_inspect.delivery.outbox import Outbox
+from edge_inspect.delivery.paho_client import TOO_LARGE, Confirmed
 from edge_inspect.delivery.sender import UNSENT_BYTES, Sender
 from edge_wire.messages import DefectReport
 from tests.edge.delivery.reports import DEVICE, TOPICS, report
