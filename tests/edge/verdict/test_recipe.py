@@ -164,7 +164,7 @@ def test_bad_recipe_is_one_line_with_file_key_and_what_is_allowed(case: str, tmp
     assert caught.value.exit_code == 78
 
 
-@pytest.mark.parametrize("name", ["ball-screw", "cookies", "metal-plate", "screws"])
+@pytest.mark.parametrize("name", ["ball-screw", "cookies", "metal-plate", "metal-plate-triggered", "screws"])
 def test_shipped_recipes_load(name: str) -> None:
     recipe = load_recipe(find_recipe(name))
     assert recipe.name == name
