@@ -168,11 +168,12 @@ def test_bad_recipe_is_one_line_with_file_key_and_what_is_allowed(case: str, tmp
 def test_shipped_recipes_load(name: str) -> None:
     recipe = load_recipe(find_recipe(name))
     assert recipe.name == name
-    assert recipe.part.mode == ("frame" if name == "ball-screw" else "barrier")
+    modes = {"ball-screw": "frame", "metal-plate-triggered": "trigger"}
+    assert recipe.part.mode == modes.get(name, "barrier")
 
 
 def test_a_recipe_that_is_not_shipped_is_one_line_with_those_that_are() -> None:
-    with pytest.raises(BadConfig, match=r"ball-screw, cookies, .*metal-plate, screws, a path .*did you mean `cookies`"):
+    with pytest.raises(BadConfig, match=r"ball-screw, cookies, .*metal-plate.*, screws, a path .*did you mean `cookies`"):
         find_recipe("cookie")
 
 
