@@ -39,6 +39,7 @@ MOST_AT_ONCE = 16
 PATIENCE_S = 5.0
 MOST_REQUEST_BYTES = 8192
 LOOK_EVERY_S = 0.5
+REST_S = 0.1
 LOOPBACK = "127.0.0.1"
 
 Page = Callable[[str], tuple[str, bytes]]
@@ -111,7 +112,8 @@ class Doors:
     def _let_in(self, listening: socket.socket, door: Door) -> None:
         try:
             end, _ = listening.accept()
-        except OSError:  # gone again, or no file descriptor left for a guest
+        except OSError:  # gone again, or no file descriptor left for a guest, who goes on knocking
+            time.sleep(REST_S)
             return
         if len(self._selector.get_map()) >= len(self._doors) + MOST_AT_ONCE:
             end.close()
