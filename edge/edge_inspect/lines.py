@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from edge_inspect.config import Config, broker_of
+from edge_inspect.config import CameraConfig, Config, broker_of
 from edge_inspect.config_line import LineConfig
 from edge_inspect.counts import LineCounts
 from edge_inspect.delivery.broker import Broker
@@ -52,8 +52,8 @@ class Lines:
             )
             station.line = line.side
             self._lines[table.name] = (line, station)
-        for name, station in stations.items():
-            check_has_line(name, station.recipe, station.line is not None)
+        for station in stations.values():
+            check_has_line(station.config, station.recipe, station.line is not None)
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -121,11 +121,16 @@ class Lines:
         return lambda: Link(broker, f"{self._topics.device}-line-{line.name}")
 
 
-def check_has_line(camera: str, recipe: Recipe, has_line: bool) -> None:
-    """Raises BadConfig for a recipe that waits for triggers which nobody brings."""
+def check_has_line(camera: CameraConfig, recipe: Recipe, has_line: bool) -> None:
+    """Raises BadConfig for a recipe that waits for triggers which nobody brings, or on a camera that waits for us."""
+    if recipe.part.mode == "trigger" and camera.policy == "every":
+        raise BadConfig(
+            f"camera `{camera.name}`: key `policy`: found 'every', but the recipe's part.mode is 'trigger': a line does "
+            "not wait; allowed: newest, trigger"
+        )
     if recipe.part.mode == "trigger" and not has_line:
         raise BadConfig(
-            f"camera `{camera}`: recipe {recipe.name}: key `part.mode`: found 'trigger', which needs a [[line]] in the "
+            f"camera `{camera.name}`: recipe {recipe.name}: key `part.mode`: found 'trigger', which needs a [[line]] in the "
             "configuration that brings triggers; allowed without: frame, barrier"
         )
 

@@ -127,6 +127,7 @@ TRIGGERED = 'name = "t"\nversion = "1"\n[classes.scratch]\n[part]\nmode = "trigg
     ("tables", "says"),
     [
         ("", "needs a [[line]]"),
+        ('policy = "every"\n[[line]]\n[line.socket]\n', "key `policy`: found 'every'"),
         ("[[line]]\n[line.gpio]\nok_line = 3\n", "key `trigger`: missing"),
         ("[[line]]\nmargin_ms = 50\n[line.socket]\n", "key `margin_ms`: found 50, allowed: less than"),
         ("[[line]]\n[line.socket]\n[line.reject]\ntravel_ms = 49\n", "key `reject.travel_ms`: found 49"),

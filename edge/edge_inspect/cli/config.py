@@ -81,7 +81,7 @@ def _check_camera(config: Config, camera: CameraConfig) -> None:
     lines = [line for line in config.line if line.camera in (camera.name, None)]
     for line in lines:
         check_fit(line, part_times(recipe))
-    check_has_line(camera.name, recipe, bool(lines))
+    check_has_line(camera, recipe, bool(lines))
     named = camera.model or config.model.dir
     package = ModelPackage.load(find_model(named) if named else find_model())
     recipe.thresholds(package.manifest.classes)
