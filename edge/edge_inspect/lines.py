@@ -125,13 +125,13 @@ def check_has_line(camera: CameraConfig, recipe: Recipe, has_line: bool) -> None
     """Raises BadConfig for a recipe that waits for triggers which nobody brings, or on a camera that waits for us."""
     if recipe.part.mode == "trigger" and camera.policy == "every":
         raise BadConfig(
-            f"camera `{camera.name}`: key `policy`: found 'every', but the recipe's part.mode is 'trigger': a line does "
-            "not wait; allowed: newest, trigger"
+            f"camera `{camera.name}`: key `policy`: found 'every', but the recipe's part.mode is 'trigger', and a line "
+            "does not wait; allowed: newest, trigger"
         )
     if recipe.part.mode == "trigger" and not has_line:
         raise BadConfig(
-            f"camera `{camera.name}`: recipe {recipe.name}: key `part.mode`: found 'trigger', which needs a [[line]] in the "
-            "configuration that brings triggers; allowed without: frame, barrier"
+            f"camera `{camera.name}`: recipe {recipe.name}: key `part.mode`: found 'trigger', which needs a [[line]] in "
+            "the configuration that brings triggers; allowed without: frame, barrier"
         )
 
 
