@@ -84,8 +84,8 @@ class Renewal:
 
     def alarms(self) -> list[Degraded]:
         found = []
-        if self.refused is not None:
-            detail = f"the new files are not used ({self.refused.code}): {self.refused}"
+        if (refused := self.refused) is not None:
+            detail = f"the new files are not used ({refused.code}): {refused}"
             found.append(Degraded(code="renewal-refused", detail=detail[:200]))
         soon = datetime.now(timezone.utc) + ENDS_SOON
         for code, whose, ends in (

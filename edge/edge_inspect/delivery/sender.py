@@ -111,7 +111,8 @@ class Sender:
     @property
     def plant_silent_s(self) -> float:
         """For how long the plant has acknowledged nothing although it has reports to acknowledge."""
-        return 0.0 if self._silent_since_s is None else self._monotonic_s() - self._silent_since_s
+        since_s = self._silent_since_s  # read once: others ask too
+        return 0.0 if since_s is None else self._monotonic_s() - since_s
 
     def wait_s(self) -> float:
         """How long there is nothing to do here for want of time alone."""
