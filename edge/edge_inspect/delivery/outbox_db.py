@@ -130,12 +130,13 @@ class OutboxDatabase:
     def refill_reserve(self) -> bool:
         """Hold the reserve (again), if the disk has room for it; whether it is held now."""
         with self.mutex:
+            wal_held = reserve.hold_wal(self.path)
             _, free_bytes, _ = reserve.disk_of(self.path.parent)
             if free_bytes >= 2 * (self.reserve_bytes + reserve.WAL_BYTES):
                 self.disk_full = False
             if not self.disk_full:
                 self._fill_reserve()
-            return self._held_bytes() >= self.reserve_bytes and reserve.hold_wal(self.path)
+            return wal_held and self._held_bytes() >= self.reserve_bytes
 
     def _tidy(self) -> None:
         try:

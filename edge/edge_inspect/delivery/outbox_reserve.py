@@ -182,11 +182,15 @@ def hold_wal(path: Path) -> bool:
     try:
         handle = os.open(wal, os.O_RDWR | os.O_CLOEXEC)
         try:
-            if held := os.fstat(handle).st_size >= WAL_BYTES or _allocate(handle, WAL_BYTES):
-                os.fsync(handle)  # also makes a truncation before it last
+            if os.fstat(handle).st_size >= WAL_BYTES:
+                return True
+            held = _allocate(handle, WAL_BYTES)
+            os.fsync(handle)  # also makes a truncation before it last
             return held
         finally:
             os.close(handle)
+    except FileNotFoundError:
+        return False
     except OSError as err:
         raise StorageFailing(f"{wal}: {err.strerror}") from err
 
