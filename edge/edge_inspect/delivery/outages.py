@@ -68,6 +68,8 @@ class Outages:
             since_ns, since_s, code, _ = down
             seconds = self._monotonic_s() - since_s
             self._ended_s += seconds
+            if code == CONNECTING:  # a start that went well
+                return
             self.last = Outage(since=utc_from_ns(max(0, since_ns)), seconds=seconds, code=code)
 
     def went_down(self, code: str, detail: str) -> None:
