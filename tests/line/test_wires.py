@@ -19,7 +19,7 @@ from tests.sim.gpio import GpioChip
 pytest.importorskip("gpiod", reason="needs the extra `line`")
 
 TRIGGER, ENCODER, CONFIRM, OK, NG, READY, REJECT, HEARTBEAT = 4, 5, 6, 10, 11, 13, 14, 15
-END_S = 60.0
+END_S = 90.0
 RECIPE = """
 name = "spots"
 version = "1"
@@ -28,7 +28,7 @@ threshold = 0.5
 [part]
 mode = "trigger"
 deadline_ms = {deadline_ms}
-window_ms = 60000
+window_ms = 20000
 """
 CONFIG = """
 state_dir = "state"
@@ -80,7 +80,7 @@ def start(tmp_path: Path, tiny_model: Path, chip: GpioChip, mosquitto: Mosquitto
     """Starts a daemon with all three adapters, and returns when it is ready."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def daemon(*, pulse_ms: float = 20.0, source: str = "gpio", deadline_ms: int = 60_000) -> subprocess.Popen[bytes]:
+    def daemon(*, pulse_ms: float = 20.0, source: str = "gpio", deadline_ms: int = 20_000) -> subprocess.Popen[bytes]:
         config = tmp_path / "edge-inspect.toml"
         settings = {"model": tiny_model, "pulse_ms": pulse_ms, "broker": mosquitto.url, "source": source}
         config.write_text(CONFIG.format(**settings))

@@ -32,7 +32,7 @@ from tempfile import gettempdir
 import pytest
 
 SOURCE = Path(__file__).with_name("gpio_shim.c")
-WAIT_S = 60.0
+WAIT_S = 90.0
 
 USED, ACTIVE_LOW, OUTPUT, RISING, FALLING = 1 << 0, 1 << 1, 1 << 3, 1 << 4, 1 << 5
 FLAGS, OUTPUT_VALUES, DEBOUNCE = 1, 2, 3
