@@ -130,8 +130,8 @@ def check_has_line(camera: CameraConfig, recipe: Recipe, has_line: bool) -> None
         )
     if recipe.part.mode == "trigger" and not has_line:
         raise BadConfig(
-            f"camera `{camera.name}`: recipe {recipe.name}: key `part.mode`: found 'trigger', which needs a [[line]] in "
-            "the configuration that brings triggers; allowed without: frame, barrier"
+            f"camera `{camera.name}`: recipe {recipe.name}: key `part.mode`: found 'trigger', which needs a [[line]] "
+            "in the configuration that brings triggers; allowed without: frame, barrier"
         )
 
 

@@ -20,7 +20,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections import deque
@@ -28,22 +27,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_inspect.counts import LineCounts
-from edge_inspect.line.protocol import MOST_SEQUENCE, Answer, AnswerKind, Hears, Trigger
+from edge_inspect.line.numbers import Numbers
+from edge_inspect.line.protocol import Answer, AnswerKind, Hears, Trigger
 
 CAMERA_LOST = "camera-lost"
 DEADLINE = "deadline"
 NO_FRAME = "no-frame"
 NOT_READY = "not-ready"
 OVERRUN = "overrun"
-REPEATED = "repeated"
 
-REMEMBERED_NS = 5_000_000_000
-"""A repeated sequence number is recognised for so long after its answer; the newest one for ever."""
-MOST_REMEMBERED = 4_096
 LOOK_EVERY_S = 0.05
 """How soon a change of readiness is told."""
-
-Key = tuple[str, int]
 
 
 @dataclass(slots=True)
@@ -103,8 +97,7 @@ class Desk:
         self._unseen: deque[int] = deque()
         self._passed_ns = -1
         """Captured time of the newest frame that the inspect thread has been through."""
-        self._recent: dict[Key, Answer] = {}
-        self._newest: dict[str, int] = {}
+        self._numbers = Numbers()
         self._status: tuple[bool, bool] | None = None
 
     # --- any thread -----------------------------------------------------------------------------------------------
@@ -115,15 +108,12 @@ class Desk:
         with self._changed:
             now_ns = self._clock_ns()
             self.counts.triggers += 1
-            key = (trigger.source, trigger.sequence)
-            if self._is_open(key):  # it will be answered with the first one
+            is_open = self._is_open(trigger)  # then it will be answered with the first one
+            answer = None if is_open else self._numbers.same_answer(trigger, now_ns)
+            if is_open or answer is not None:
                 self.counts.repeated += 1
-                answer = None
-            elif self._is_known(key, now_ns):
-                self.counts.repeated += 1
-                answer = self._same_answer(key, now_ns)
             else:
-                self._count_skipped(trigger)
+                self.counts.skipped += self._numbers.skipped_before(trigger)
                 answer = self._begin(trigger, trouble, now_ns)
             self._note_change()
         self._tell([answer] if answer else [])
@@ -286,7 +276,7 @@ class Desk:
         self._told[entry.part] = answer
         if entry.part not in self._looking:
             self._unseen.append(entry.part)
-        self._remember(answer)
+        self._numbers.remember(answer)
         self._note_change()
         return answer
 
@@ -303,40 +293,9 @@ class Desk:
         """Frames until then are gone. A camera whose time stamps lie in the future must not make every trigger late."""
         self._passed_ns = max(self._passed_ns, min(captured_ns, self._clock_ns()))
 
-    def _is_open(self, key: Key) -> bool:
+    def _is_open(self, trigger: Trigger) -> bool:
+        key = (trigger.source, trigger.sequence)
         return any((entry.trigger.source, entry.trigger.sequence) == key for entry in self._open.values())
-
-    def _is_known(self, key: Key, now_ns: int) -> bool:
-        known = self._recent.get(key)
-        is_newest = self._newest.get(key[0]) == key[1]
-        return known is not None and (is_newest or now_ns - known.answered_ns <= REMEMBERED_NS)
-
-    def _same_answer(self, key: Key, now_ns: int) -> Answer:
-        answer = self._recent[key]
-        if answer.kind == "OK" and now_ns >= answer.deadline_ns:
-            return dataclasses.replace(answer, kind="UNKNOWN", reason=REPEATED, answered_ns=now_ns)
-        return answer
-
-    def _remember(self, answer: Answer) -> None:
-        key = (answer.trigger.source, answer.sequence)
-        self._recent.pop(key, None)
-        self._recent[key] = answer
-        while True:
-            key, oldest = next(iter(self._recent.items()))
-            is_old = answer.answered_ns - oldest.answered_ns > REMEMBERED_NS or len(self._recent) > MOST_REMEMBERED
-            if not is_old:
-                return
-            del self._recent[key]
-            if self._newest.get(key[0]) == key[1]:  # to the end: a source that has been silent for long
-                self._recent[key] = oldest
-                return
-
-    def _count_skipped(self, trigger: Trigger) -> None:
-        newest = self._newest.get(trigger.source)
-        self._newest[trigger.source] = trigger.sequence
-        if newest is not None:
-            ahead = (trigger.sequence - newest - 1) & MOST_SEQUENCE
-            self.counts.skipped += ahead if ahead < 1 << 31 else 1  # backwards: the outside began anew
 
     def _note_change(self) -> None:
         self._changes += 1
