@@ -69,7 +69,7 @@ class ModbusClientConfig(Table):
     """32-bit values: the low word lies first."""
     poll_ms: Annotated[float, Field(ge=1, le=1000)] = 2.0
     """How often to look for a trigger."""
-    timeout_ms: Annotated[int, Field(ge=20, le=10_000)] = 500
+    timeout_ms: Annotated[int, Field(ge=20, le=4_000)] = 500
     """An answer of the PLC that takes longer is a lost connection."""
     heartbeat_ms: Annotated[int, Field(ge=20, le=10_000)] = 200
     """The heartbeat register is written this often."""

@@ -116,7 +116,6 @@ class ModbusClient:
         told_why = ""
         while not stop.is_set():
             try:
-                self.beat_ns = time.monotonic_ns()
                 self._connect()
                 log.info("PLC connected", adapter=self.name, plc="{}:{}".format(*self._where))
                 told_why = ""
@@ -135,6 +134,7 @@ class ModbusClient:
         host, port = self._where
         client = ModbusTcpClient(host, port=port, timeout=self._timeout_s, retries=0)
         self._client = client
+        self.beat_ns = None  # a name server may take its time: waiting is no hanging
         if not client.connect():  # type: ignore[no-untyped-call]
             raise PlcGone("no connection")
         self._edge.fail_safe()
@@ -244,6 +244,7 @@ class ModbusClient:
 
     def _read(self, count: int) -> list[int]:
         assert self._client is not None
+        self.beat_ns = time.monotonic_ns()
         try:
             reply = self._client.read_holding_registers(self._inputs_at, count=count, device_id=self._unit_id)
         except (ModbusException, OSError) as err:
@@ -256,6 +257,7 @@ class ModbusClient:
     def _write(self, first: int, words: Sequence[int]) -> None:
         assert self._client is not None
         address = self._outputs_at + first
+        self.beat_ns = time.monotonic_ns()
         try:
             reply = self._client.write_registers(address, list(words), device_id=self._unit_id)
         except (ModbusException, OSError) as err:

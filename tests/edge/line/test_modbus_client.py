@@ -256,3 +256,15 @@ def _kill_and_watch(process: subprocess.Popen[bytes], program: PlcProgram, gate:
     finally:
         process.kill()
         process.wait(WAIT_S)
+
+
+def test_plc_that_takes_connections_and_says_nothing_is_tried_again_and_again() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.settimeout(WAIT_S)
+        client = ModbusClient("127.0.0.1", mute.getsockname()[1], timeout_ms=50)
+        with running(client.run):
+            callers = [mute.accept()[0] for _ in range(3)]
+            assert not client.connected.is_set()
+            assert client.trouble
+            for caller in callers:
+                caller.close()
