@@ -188,7 +188,7 @@ def close_in_place(db: sqlite3.Connection, path: Path) -> None:
 
     SQLite deletes the WAL with the last connection that could; one that may only read cannot.
     """
-    with contextlib.suppress(sqlite3.Error, StorageFailing):
+    with contextlib.suppress(sqlite3.Error, OSError, StorageFailing):
         if write_back(db) and hold_wal(path):
             with contextlib.closing(read_only(path)) as look:
                 look.execute("SELECT count(*) FROM epoch").fetchone()
@@ -277,7 +277,7 @@ def beside(path: Path, suffix: str) -> Path:
 
 
 def read_only(path: Path) -> sqlite3.Connection:
-    """Look without touching, also while another process writes. Raises sqlite3.Error."""
+    """Look without touching, also while another process writes. Raises sqlite3.Error, OSError."""
     # Without a WAL file nobody is writing, and a folder we may not write to would be no place for SQLite's -shm file.
     alone = "" if beside(path, "-wal").exists() else "&immutable=1"
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{alone}", uri=True, timeout=BUSY_S, isolation_level=None)

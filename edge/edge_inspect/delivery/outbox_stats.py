@@ -36,7 +36,7 @@ def read_only_stats(path: Path, utc_ns: int) -> Stats:
     try:
         with closing(read_only(path)) as db:
             return read_stats(db, utc_ns)
-    except sqlite3.Error as err:
+    except (sqlite3.Error, OSError) as err:
         raise StorageFailing(f"{path}: {err}") from err
 
 
