@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_inspect.line.protocol import Answer, AnswerKind, Trigger
@@ -138,6 +138,7 @@ def test_a_drive_that_nobody_confirms_is_a_miss(clock: Clock, gate: Gate) -> Non
     assert tracker.counts.missed == 1
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     parts=st.lists(st.tuples(st.sampled_from(["OK", "NG", "UNKNOWN"]), st.integers(0, 400)), max_size=30),
     pauses=st.lists(st.integers(0, 70), min_size=1, max_size=60),
