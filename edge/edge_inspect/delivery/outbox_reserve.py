@@ -27,7 +27,7 @@ GROW_PAGES = 256
 """The file grows by 1 MB at a time."""
 RESERVE_BYTES = 5 << 20
 RESERVE_REPORTS = 2000
-"""Of up to three defects each (2.1 kB in the file); shown by `test_a_full_disk_takes_the_promised_number_of_reports`."""
+"""Of up to three defects each (2.1 kB in the file); shown by `tests/edge/delivery/test_storage_faults.py`."""
 WAL_BYTES = 6 << 20
 """SQLite begins the WAL anew after 1000 pages (4.1 MB); the rest is for the transaction that goes over."""
 ALARM_SHARE = 0.8
