@@ -352,3 +352,15 @@ def test_the_lock_says_who_holds_it_also_on_a_full_disk(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(os, "pwrite", full)
     os.close(outbox_file.hold_lock(tmp_path / FILE_NAME))
+
+
+def test_room_counts_what_waits_and_not_what_was_delivered(tmp_path: Path) -> None:
+    with closing(Outbox(tmp_path / FILE_NAME, device=DEVICE, cap_bytes=2 << 20)) as box:
+        number = 0
+        while box.stats().size_bytes < 0.82 * box.cap_bytes:
+            assert not box.room().outbox_nearly_full or box.room().waiting_bytes >= 0.8 * box.cap_bytes
+            box.put_many([report(number + step, picture_bytes=9000) for step in range(1, 5)])
+            number += 4
+        assert box.room().outbox_nearly_full and box.stats().pictures_shed == 0
+        box.ack_rows([row.number for row in box.window(number // 2)])
+        assert not box.room().outbox_nearly_full and box.room().waiting_bytes > 0
