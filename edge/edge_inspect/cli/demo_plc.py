@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.table import Table
 
-from edge_inspect.capture.protocol import Pixels, Read, Stamp
+from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
 from edge_inspect.capture.sim import SimCamera
 from edge_inspect.cli.plc_side import need_pymodbus, plc_numbers, plc_running, plc_table
 from edge_inspect.config import Config
@@ -34,15 +34,25 @@ LAST_PARTS_S = 5.0
 
 
 class BarrierCamera(SimCamera):
-    """Tells `passes` each plate's number when it has reached the middle of the picture."""
+    """Tells `passes` each plate's number when it has reached the middle of the picture.
+
+    The belt starts with the first look at it: opening takes as long as an engine takes to build.
+    """
 
     def __init__(self, passes: Callable[[int], None], **options: Any) -> None:
         super().__init__(**options)
         self._passes = passes
         self._last_part: int | None = options.get("parts")
         self._next = 0
+        self._moves = False
+
+    def open(self) -> Format:
+        self._moves = False
+        return super().open()
 
     def read_into(self, pixels: Pixels, stamp: Stamp) -> Read:
+        if not self._moves:
+            self._moves, self._start_ns = True, time.monotonic_ns()
         read = super().read_into(pixels, stamp)
         if read is Read.FRAME:
             while self._next != self._last_part and self.center_frame(self._next) <= stamp.index:
