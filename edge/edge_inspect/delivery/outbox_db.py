@@ -110,10 +110,12 @@ class OutboxDatabase:
         with self.mutex:
             try:
                 db = self._trusted()
-                more = min(reserve.GROW_PAGES, self._pages - reserve.limit(db))
-                if more <= 0:
+                free, left = reserve.free_pages(db), self._pages - reserve.limit(db)
+                if left <= 0:
                     return False
-                if reserve.grow(db, self._handles[0], more):
+                # Many free pages, and still no room: it is the WAL that the disk has none for.
+                more = min(max(reserve.GROW_PAGES, free), left)  # twice as many as did not do
+                if free < reserve.ENOUGH_PAGES and reserve.grow(db, self._handles[0], more):
                     return True
             except sqlite3.Error as err:
                 if not (file.is_full(err) and self._rolled_back()):

@@ -25,6 +25,8 @@ from edge_inspect.errors import StorageFailing
 PAGE_BYTES = 4096
 GROW_PAGES = 256
 """The file grows by 1 MB at a time."""
+ENOUGH_PAGES = 4096
+"""More than any one put takes: 64 reports of the largest size."""
 RESERVE_BYTES = 5 << 20
 RESERVE_REPORTS = 2000
 """Of up to three defects each (2.1 kB in the file); shown by `tests/edge/delivery/test_storage_faults.py`."""

@@ -364,3 +364,11 @@ def test_room_counts_what_waits_and_not_what_was_delivered(tmp_path: Path) -> No
         assert box.room().outbox_nearly_full and box.stats().pictures_shed == 0
         box.ack_rows([row.number for row in box.window(number // 2)])
         assert not box.room().outbox_nearly_full and box.room().waiting_bytes > 0
+
+
+def test_the_largest_put_finds_its_place_without_touching_the_reserve(tmp_path: Path) -> None:
+    with closing(Outbox(tmp_path / FILE_NAME, device=DEVICE)) as box:
+        box.put_many([report(number, picture_bytes=60_000) for number in range(1, 65)])
+        stats = box.stats()
+        assert stats.reserve_bytes == RESERVE_BYTES and not box.disk_full and stats.pictures_shed == 0
+        assert parts(box) == list(range(1, 65))
