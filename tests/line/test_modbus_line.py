@@ -22,7 +22,7 @@ from edge_inspect.line.plc_program import PlcPart, PlcProgram
 from edge_inspect.line.plc_sim import PlcAsClient, PlcAsServer
 from tests.edge.line.modbus_ends import WAIT_S, running, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 CONFIG = """
 state_dir = "{folder}/state"

@@ -167,7 +167,7 @@ def test_plc_that_refuses_our_registers_is_reported_and_tried_again() -> None:
         assert line.plc.listening.wait(WAIT_S)
         client = ModbusClient("127.0.0.1", line.plc.port, outputs_at=5000)
         with running(client.run):
-            time.sleep(0.1)
+            wait_for(lambda: "refuses with exception code 2" in client.trouble, "the reason is told")
             assert not client.connected.is_set()
 
 
