@@ -145,17 +145,29 @@ class Outbox:
         disk = outbox_reserve.disk_of(self.path.parent)
         return outbox_reserve.Room(self.cap_bytes, waiting_bytes, *disk, stats.reserve_bytes)
 
-    def window(self, limit: int, *, first: int = 0, last: int = BIG, max_bytes: int = BIG) -> list[Row]:
+    def window(
+        self,
+        limit: int,
+        *,
+        first: int = 0,
+        last: int = BIG,
+        max_bytes: int = BIG,
+        sent_at_least: int = 0,
+        sent_less_than: int = BIG,
+    ) -> list[Row]:
         """The `limit` oldest reports that are not acked, in sending order. Raises StorageFailing.
 
-        Only those numbered `first` to `last` that take no more than `max_bytes` without their picture.
+        Only those numbered `first` to `last` that take no more than `max_bytes` without their picture; of those that
+        the broker has taken, only those it took as often as said.
         """
         query = (
             f"SELECT row, state, sends, sent_ns FROM report WHERE state < {ACKED} AND row BETWEEN ? AND ? "
-            "AND length(payload) <= ? ORDER BY row LIMIT ?"
+            f"AND length(payload) <= ? AND (CASE state WHEN {SENT} THEN sends ELSE 0 END) BETWEEN ? AND ? "
+            "ORDER BY row LIMIT ?"
         )
         with self._file.reading() as db:
-            return [Row(*found) for found in db.execute(query, (first, last, max_bytes, limit))]
+            bounds = (first, last, max_bytes, sent_at_least, sent_less_than - 1, limit)
+            return [Row(*found) for found in db.execute(query, bounds)]
 
     def newest(self) -> int:
         """Number of the report put last, 0 without any. Raises StorageFailing."""

@@ -10,6 +10,7 @@
 3. What the plant does not acknowledge is sent again after `resend_s`, then after twice as long, up to 8 times, +-25 %
    by a number that differs from device to device. A plant that acknowledges anything starts that anew. What it leaves
    unacknowledged PICTURE_SENDS times while it acknowledges others goes without its picture: something may drop it.
+   After STUBBORN_SENDS times it no longer stands in the way of others, and is tried beside them, for ever.
 4. A report that the broker does not take with its picture goes without; one that it does not take at all waits in the
    outbox for a broker that does, counted, and nothing waits behind it.
 """
@@ -26,6 +27,7 @@ from edge_inspect.delivery.outbox import Outbox, Row
 from edge_inspect.delivery.outbox_file import SENT
 from edge_inspect.delivery.pace import Pace
 from edge_inspect.delivery.paho_client import TOO_LARGE, UNHEARD, Confirmed
+from edge_wire.fields import BIG
 from edge_wire.messages import MAX_PAYLOAD_BYTES
 
 WINDOW = 50
@@ -33,6 +35,9 @@ RESEND_S = 30.0
 DRAIN_PER_S = 100.0
 DOUBLINGS = 3
 PICTURE_SENDS = 3
+STUBBORN_SENDS, STUBBORN = 5, 5
+"""What a plant that listens has left unacknowledged so often takes no place in the window any more: so many of them are
+sent again beside it, oldest first."""
 SILENT_S = 2.0
 """A plant that was sent something so long ago and has answered nothing since is not listening now."""
 RECOUNT_S = 30.0
@@ -189,17 +194,24 @@ class Sender:
 
     def _next(self, window: int, known: set[int]) -> list[Row]:
         """Newer reports first, then the backlog; at most `window` together."""
-        largest = self._payload_limit()
+        largest, box = self._payload_limit(), self._outbox
+        listens = self.plant_silent_s < SILENT_S
+        aside = listens and self._ack == "ingester"
+        often = STUBBORN_SENDS if aside else BIG
         backlog: list[Row] = []
         if self._live_from:
-            backlog = self._outbox.window(window, last=self._live_from - 1, max_bytes=largest)
-        live = self._outbox.window(2 * window + 1, first=self._live_from, max_bytes=largest)
+            backlog = box.window(window, last=self._live_from - 1, max_bytes=largest, sent_less_than=often)
+        live = box.window(2 * window + 1, first=self._live_from, max_bytes=largest, sent_less_than=often)
+        stubborn: list[Row] = []
+        if aside:  # nothing behind what goes next was ever sent: do not search all that waits
+            behind = (backlog or live)[-1].number if backlog or live else BIG
+            stubborn = box.window(STUBBORN, last=behind, max_bytes=largest, sent_at_least=often)
         waiting = sum(row.state != SENT and row.number not in known for row in live)
-        if waiting > window and self.plant_silent_s < SILENT_S:
+        if waiting > window and listens:
             self._live_from = self._outbox.newest() + 1
             return self._next(window, known)
         new = min(len(live), max(1, window // 5, window - len(backlog)))
-        return [*live[:new], *backlog[: window - new]]
+        return [*live[:new], *backlog[: window - new], *stubborn]
 
     def _is_due(self, row: Row) -> bool:
         if row.state != SENT or row.sent_ns is None:

@@ -350,3 +350,29 @@ def test_a_broker_that_refuses_reports_ends_the_connection_and_keeps_them(
     with pytest.raises(LinkLost) as lost:
         broker.confirm(sender, code)
     assert lost.value.code == stable and outbox.stats().pending == 1
+
+
+def test_what_the_plant_never_acknowledges_does_not_stand_in_the_way(outbox: Outbox, clock: Clock) -> None:
+    """Twenty reports that the plant cannot read, twice the window, stand before eighty that it can."""
+    put(outbox, 1, 100)
+    assert outbox.epoch is not None
+    broker = Broker()
+    sender = new_sender(outbox, clock, broker, ack="ingester", resend_s=10.0, drain_per_s=1000, window=10)
+    reads_all, taken, number = False, 0, 1000
+    for turn in range(600):
+        if turn % 10 == 0 and not reads_all:
+            number += 1
+            put(outbox, number, number)
+        sender.fill(broker)
+        broker.confirm(sender)
+        arrived, taken = broker.parts()[taken:], len(broker.payloads)
+        for row in arrived:
+            if row > 20 or reads_all:
+                seq = row if row <= 100 else 100 + row - 1000
+                outbox.ack_ranges(outbox.epoch, [(seq, seq)])
+                sender.plant_heard()
+        clock.now_s += 2.0
+        reads_all = reads_all or outbox.stats().depth == 20  # only those are left: the plant learns to read them
+        if outbox.stats().depth == 0:
+            break
+    assert reads_all and outbox.stats().depth == 0
