@@ -41,7 +41,7 @@ class OneByOne(ServerRequestHandler):
     """One connection: hands the library one whole request at a time, the next when the last was answered."""
 
     def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+        super().__init__(*arguments)  # type: ignore[no-untyped-call]
         self._inbox = b""
         self._answering = False
 
