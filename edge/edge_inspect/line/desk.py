@@ -2,7 +2,8 @@
 
 1. A trigger becomes a part with a number of its own, and that part is answered once: by its verdict, by the deadline
    thread, or at once when nothing can be begun with it (`overrun`, `camera-lost`, `not-ready`, ...).
-2. OK and NG are told only before the deadline. Whatever comes at or after it is UNKNOWN `deadline`.
+2. OK and NG are told only before the deadline less the margin, which is the outputs' time to write them: what is
+   reported is what could still be told. Whatever comes later is UNKNOWN `deadline`.
 3. A part's picture is the first frame captured at or after its trigger + delay, and no later than the window allows.
    A frame that would be the first for two triggers is the newer one's; the older one's picture was never taken.
 4. A sequence number that comes again is no second part: it gets the same answer again. An OK is good until its
@@ -268,7 +269,7 @@ class Desk:
         """The one place where a part gets its answer."""
         del self._open[entry.part]
         now_ns = self._clock_ns()
-        if kind != "UNKNOWN" and now_ns >= entry.deadline_ns:
+        if kind != "UNKNOWN" and now_ns >= entry.deadline_ns - self._margin_ns:
             kind, reason = "UNKNOWN", DEADLINE
         answer = Answer(entry.trigger.sequence, kind, reason, entry.part, entry.trigger, now_ns, entry.deadline_ns)
         self.counts.count(kind, reason, max(0, now_ns - entry.trigger.at_ns))
