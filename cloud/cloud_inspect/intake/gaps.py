@@ -2,7 +2,7 @@
 
 1. A seq is accounted for when its report is in the database, when it lies acknowledged in quarantine, or when its
    device has said that it no longer has it. Everything else up to the highest seq that arrived or that the device told
-   of is a gap: `missing`, or `waiting` while the device says it still holds that many for us.
+   of is a gap: `waiting` while the device says it still holds that many for us, else `missing`.
 2. A gap that stays for `wait_s` is asked for, at most `tries` times, each time after four times as long. Any number of
    ingesters watch: each request is made by one of them.
 3. Looking costs what has changed: up to `complete_to` an epoch is never looked at again.
@@ -112,10 +112,10 @@ def _gaps_of(connection: Connection, row: Row[tuple[object, ...]]) -> tuple[list
         holes.append((last_known + 1, top))
     open_ranges = _without(holes, _gone(connection, row, low))
     complete_to = open_ranges[0][0] - 1 if open_ranges else max(top, low)
-    tail = sum(last - max(first, row.max_seq + 1) + 1 for first, last in open_ranges if last > row.max_seq)
+    # A device that has a backlog sends what is new before it: holes are normal as long as it says it holds as many.
+    held = row.told_depth >= sum(last - first + 1 for first, last in open_ranges)
     gaps = []
     for first, last in open_ranges[:MAX_GAPS]:
-        held = first > row.max_seq and row.told_depth >= tail
         topics = Topics(row.site, row.line, row.device)
         gaps.append(Gap(topics, row.epoch, first, last, "waiting" if held else "missing"))
     return gaps, complete_to

@@ -47,7 +47,7 @@ def test_a_database_of_a_newer_program_is_refused_and_left_alone(engine: Engine,
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(BadDatabase, match=r"revision 9999.*up to 0001"):
         upgrade(engine)
-    for command in (["ingest", "--mqtt", "mqtt://127.0.0.1:1"], ["reports", "list"], ["gaps"], ["db", "upgrade"]):
+    for command in (["ingest", "--mqtt", "mqtt://127.0.0.1:1"], ["gaps"]):
         ended = cloud_inspect(*command, "--db", database_url)
         lines = [line for line in ended.stderr.splitlines() if line.startswith("cloud-inspect: ")]
         assert ended.returncode == 78 and "9999" in lines[0], ended

@@ -85,8 +85,11 @@ def test_holes_and_a_missing_tail_are_seen(engine: Engine) -> None:
     assert found(engine) == [(1, 2, "missing"), (5, 6, "missing"), (9, 11, "missing")]
     tell(engine, last_seq=20, depth=0)
     assert found(engine)[-1] == (13, 20, "missing")
-    tell(engine, last_seq=20, depth=8)
-    assert found(engine)[-1] == (13, 20, "waiting")
+    tell(engine, last_seq=20, depth=14)
+    assert found(engine)[-1] == (13, 20, "missing")
+    tell(engine, last_seq=20, depth=15)
+    assert [kind for _, _, kind in found(engine)] == ["waiting"] * 4
+    assert look(engine, 0) == [] and look(engine, 1000) == []
     arrive(engine, range(1, 21))
     assert found(engine) == []
 

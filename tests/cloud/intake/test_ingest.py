@@ -314,8 +314,10 @@ def test_the_database_ends_in_the_middle_and_nothing_is_lost_or_twice(
                 postgres.stop()
                 outbox.put(report(1000 + number))
                 courier.wake()
-                ingester.wait_for("ingest.database_lost", 1 + (number == 250))
+                nth = 1 + (number == 250)
+                ingester.wait_for("ingest.database_lost", nth)
                 postgres.start()
+                ingester.wait_for("ingest.database_back", nth)
         until(lambda: outbox.stats().depth == 0, SOON_S)
     assert sorted(stored(query, url)) == [*range(1, 401), 1100, 1250]
     assert query(url, "SELECT count(*) FROM quarantine") == [["0"]]
