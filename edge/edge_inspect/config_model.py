@@ -119,6 +119,9 @@ class CameraConfig(Table):
     dropped and counted. `every`: the source waits (recordings). `trigger`: a part not inspected in time is UNKNOWN."""
     slots: Annotated[int, Field(ge=3, le=64)] = 4
     """Frames the ring holds; allocated once."""
+    stall_s: Annotated[float | None, Field(ge=0.5, le=86_400)] = None
+    """No picture for so long: the camera is lost and opened anew. Without: 2 s, or 10 frame times where that is longer.
+    Raise it for a camera that a machine triggers, above the longest pause of the line."""
     recipe: Path | None = None
     """What counts as a defect: a recipe file, or the name of a shipped one."""
     model: Annotated[str | None, Field(min_length=1)] = None

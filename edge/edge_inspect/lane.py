@@ -103,6 +103,9 @@ class Lane:
     """Who is told each verdict first, if anybody is."""
     dead_picture: str = ""
     """`frozen`, `black` or `white` while the camera shows nothing that could be judged."""
+    dead_said: str = ""
+    """What of it the log says, since `dead_said_ns`."""
+    dead_said_ns: int = -(1 << 62)
 
 
 def judged_as_told(part: int, verdict: Verdict, stamp: Stamp, seen: Seen | None, told: Answer | None) -> Judged:

@@ -37,6 +37,7 @@ log = structlog.get_logger()
 MODEL_SWAP = "model-swap"
 NOT_READY = "not-ready"
 KNOWN_ANSWER_EVERY_S = 300.0
+DEAD_SAID_EVERY_NS = 10_000_000_000
 WARM_UP_PARTS = 20
 IDLE_S = 1.0
 
@@ -208,12 +209,14 @@ class Pipeline:
 
     @staticmethod
     def _note_dead(lane: Lane, dead: str) -> None:
-        """A line in the log when a camera's picture dies or comes back; after the telling, for a log may be slow."""
-        if dead != lane.dead_picture:
-            log.warning(
-                "dead picture" if dead else "picture alive again", camera=lane.name, why=dead or lane.dead_picture
-            )
-            lane.dead_picture = dead
+        """A line in the log when a camera's picture dies or comes back; after the telling, for a log may be slow.
+
+        At most one in DEAD_SAID_EVERY_NS: where a lamp flashes with the trigger, every other picture is black.
+        """
+        lane.dead_picture = dead
+        if dead != lane.dead_said and time.monotonic_ns() - lane.dead_said_ns >= DEAD_SAID_EVERY_NS:
+            log.warning("dead picture" if dead else "picture alive again", camera=lane.name, why=dead or lane.dead_said)
+            lane.dead_said, lane.dead_said_ns = dead, time.monotonic_ns()
 
     def _look(self, lane: Lane, pixels: Pixels) -> Detections:
         """One picture through the network; leaves the three stage times in `self._times`."""

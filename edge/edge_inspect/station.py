@@ -98,7 +98,9 @@ class Station:
         self.line: Desk | Outlet | None = None
         """Its production line's side, if it has one; set before the grabber runs."""
         self.identity: Identity | None = None
-        self.grabber = Grabber(config.name, self.camera, self._prepare, self.counts, first_open_s=first_open_s)
+        self.grabber = Grabber(
+            config.name, self.camera, self._prepare, self.counts, first_open_s=first_open_s, stall_s=config.stall_s
+        )
         self._topics = topics
         self._engines = engines
         self._announce = announce

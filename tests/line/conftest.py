@@ -48,7 +48,12 @@ def build(tmp_path: Path, tiny_model: Path, recipe: Path) -> Build:
     """Build an appliance around cameras by name; what it tells is noted."""
 
     def appliance(
-        cameras: Mapping[str, Camera], *, model: Path | None = None, deliver: bool = False, **options: Any
+        cameras: Mapping[str, Camera],
+        *,
+        model: Path | None = None,
+        deliver: bool = False,
+        stall_s: float | None = None,
+        **options: Any,
     ) -> tuple[Appliance, Notes]:
         config = config_from_options(
             camera="sim",
@@ -59,7 +64,7 @@ def build(tmp_path: Path, tiny_model: Path, recipe: Path) -> Build:
             model=str(model or tiny_model),
         )
         first = config.camera[0]
-        named = tuple(first.model_copy(update={"name": name}) for name in cameras)
+        named = tuple(first.model_copy(update={"name": name, "stall_s": stall_s}) for name in cameras)
         notes = Notes()
         built = Appliance(
             config.model_copy(update={"camera": named}), cameras=cameras, watchers=(notes,), deliver=deliver, **options

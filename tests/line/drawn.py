@@ -20,7 +20,8 @@ SPOT = (100, 60, 130, 90)
 
 class DrawnCamera:
     """Steps: "good" (grey), "bad" (a red spot), "blue" (poisons the poisoned network), "lost" (unplugged, comes back),
-    "broken:WHY" (a frame that the driver marked), "gap:N" (N frames were lost before a good one)."""
+    "rest" (nothing comes for 10 ms), "broken:WHY" (a frame that the driver marked), "gap:N" (N frames were lost before a
+    good one)."""
 
     label = "drawn"
 
@@ -37,6 +38,9 @@ class DrawnCamera:
         if not self.steps:
             return Read.END
         step, _, detail = self.steps.pop(0).partition(":")
+        if step == "rest":
+            time.sleep(0.01)
+            return Read.NOTHING
         if step == "lost":
             raise CameraLost("drawn: unplugged")
         self._index += 1

@@ -54,6 +54,19 @@ def test_an_unplugged_camera_is_unknown_once_and_comes_back(build: Build, monkey
     assert line.stations["left"].counts.reconnects == 1
 
 
+@pytest.mark.parametrize(("stall_s", "losses"), [(None, 1), (60.0, 0)])
+def test_a_camera_that_a_machine_triggers_may_rest(
+    build: Build, monkeypatch: pytest.MonkeyPatch, stall_s: float | None, losses: int
+) -> None:
+    monkeypatch.setattr("edge_inspect.capture.grab.LEAST_STALL_S", 0.05)
+    monkeypatch.setattr("edge_inspect.capture.grab.FIRST_WAIT_S", 0.02)
+    camera = DrawnCamera(["good", *["rest"] * 100, "bad"], live=True)
+    line, notes = build({"left": camera}, stall_s=stall_s)
+    notes.stop_after = 2 + losses
+    line.run(notes.stop)
+    assert notes.told == [GOOD, *[("UNKNOWN", "camera-lost")] * losses, BAD]
+
+
 def test_numbers_that_are_not_finite_are_unknown(build: Build, poisoned_model: Path) -> None:
     line, notes = build({"left": DrawnCamera(["good", "blue", "bad"])}, model=poisoned_model)
     line.run(notes.stop)
