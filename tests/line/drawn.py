@@ -20,8 +20,8 @@ SPOT = (100, 60, 130, 90)
 
 class DrawnCamera:
     """Steps: "good" (grey), "bad" (a red spot), "blue" (poisons the poisoned network), "lost" (unplugged, comes back),
-    "rest" (nothing comes for 10 ms), "broken:WHY" (a frame that the driver marked), "gap:N" (N frames were lost before a
-    good one)."""
+    "rest" (nothing comes for 10 ms), "broken:WHY" (a frame that the driver marked), "gap:N" (N frames were lost
+    before a good one)."""
 
     label = "drawn"
 
