@@ -116,7 +116,7 @@ def page(told: dict[str, Any]) -> RenderableType:
 
 def _cameras(cameras: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("camera", "", "frames", "dropped", "parts", "OK", "NG", "UNKNOWN", "p50 ms", "p99 ms", "max ms"):
+    for name in ("camera", "", "frames", "dropped", "parts", "OK", "NG", "UNKNOWN", "p50/p99/max ms"):
         least = len("camera-lost") if name == "" else None
         table.add_column(name, justify="left" if name in ("camera", "") else "right", min_width=least)
     for camera in cameras:
@@ -126,19 +126,19 @@ def _cameras(cameras: list[dict[str, Any]]) -> Table:
         table.add_row(
             camera["name"], Text(trouble, style), f"{camera['frames']:,}", f"{sum(camera['dropped'].values()):,}",
             f"{camera['parts']:,}", f"{camera['ok']:,}", f"{camera['ng']:,}", _reasons(camera["unknown"]),
-            *(_ms(latency[key]) for key in ("p50", "p99", "max")),
+            _spread(latency),
         )  # fmt: skip
     return table
 
 
 def _lines(lines: list[dict[str, Any]]) -> list[Table]:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("line", "triggers", "OK", "NG", "UNKNOWN", "deadlines missed", "p50 ms", "p99 ms", "max ms"):
+    for name in ("line", "triggers", "OK", "NG", "UNKNOWN", "missed", "p50/p99/max ms"):
         table.add_column(name, justify="left" if name == "line" else "right")
     for line in lines:
         table.add_row(
             line["name"], f"{line['triggers']:,}", f"{line['ok']:,}", f"{line['ng']:,}", _reasons(line["unknown"]),
-            f"{line['missed_deadlines']:,}", *(_ms(line["latency_ms"][key]) for key in ("p50", "p99", "max")),
+            f"{line['missed_deadlines']:,}", _spread(line["latency_ms"]),
         )  # fmt: skip
     return [table] if lines else []
 
@@ -185,8 +185,9 @@ def _reasons(unknown: dict[str, int]) -> str:
     return f"{sum(unknown.values()):,}" + (f" ({told})" if told else "")
 
 
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+def _spread(latency: dict[str, float | None]) -> str:
+    """p50, p99 and max in ms."""
+    return "/".join("-" if (ms := latency[key]) is None else f"{ms:.0f}" for key in ("p50", "p99", "max"))
 
 
 def _bytes(number: float) -> str:
