@@ -32,7 +32,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from importlib import metadata
-from typing import Protocol
 
 import structlog
 
@@ -53,6 +52,7 @@ from edge_inspect.lines import Lines
 from edge_inspect.pipeline import Judged, Lane, Pipeline, Watcher
 from edge_inspect.reporting import defect_report, evidence_subject
 from edge_inspect.station import Engines, Station
+from edge_inspect.threads import HasBeat, Thread, join
 from edge_wire import messages as wire
 from edge_wire.topics import Topics
 
@@ -66,36 +66,11 @@ CHECK_S = 600.0
 START_MORE_S = 30.0
 END_S = 9.0
 """How long the end may take in all. What the courier cannot deliver meanwhile lies in the outbox."""
+KEEP_FOR_DELIVERY_S = 6.0
+"""Of it, what frames in hand leave for the outbox and the broker."""
 SWITCH_S = 0.001
 """With a line: how long a thread that computes may keep the others from running; Python's own 0.005 is a lot of a
 deadline."""
-KEEP_FOR_DELIVERY_S = 6.0
-"""Of it, what frames in hand leave for the outbox and the broker."""
-
-
-class HasBeat(Protocol):
-    beat_ns: int | None
-    """When its thread last moved, CLOCK_MONOTONIC in ns; None when it may stand still."""
-
-
-class Thread(threading.Thread):
-    """Runs `body(stop)`; if it dies, keeps the error for the main thread and ends everything."""
-
-    def __init__(
-        self, name: str, body: Callable[[threading.Event], None], stop: threading.Event, end: threading.Event
-    ) -> None:
-        super().__init__(name=name, daemon=True)
-        self.error: BaseException | None = None
-        self._body = body
-        self.stop = stop
-        self._end_all = end
-
-    def run(self) -> None:
-        try:
-            self._body(self.stop)
-        except BaseException as err:  # noqa: BLE001 - a thread's top: the main thread raises it again
-            self.error = err
-            self._end_all.set()
 
 
 class Appliance:
@@ -184,16 +159,16 @@ class Appliance:
             self._notifier.stopping()
             until = time.monotonic() + END_S
             self.lines.wind_down()
-            _join(grabs, until, capture_stop)
-            _join([inspect], until - KEEP_FOR_DELIVERY_S)  # it ends by itself once every ring is empty
-            _join([inspect], until, inspect_stop)
+            join(grabs, until, capture_stop)
+            join([inspect], until - KEEP_FOR_DELIVERY_S)  # it ends by itself once every ring is empty
+            join([inspect], until, inspect_stop)
             for thread in lines:  # what decides before what tells the outside
-                _join([thread], until, thread.stop)
+                join([thread], until, thread.stop)
             picture_stop.set()
-            _join(pulse, until, pulse_stop)
-            _join(keep, until, keep_stop)
-            _join(send, until, send_stop)
-            _join(pictures, until, picture_stop)  # last: reports come before pictures
+            join(pulse, until, pulse_stop)
+            join(keep, until, keep_stop)
+            join(send, until, send_stop)
+            join(pictures, until, picture_stop)  # last: reports come before pictures
             self._close(inspect, [*keep, *send, *pulse])
             sys.setswitchinterval(switch_s)
         for thread in threads:
@@ -290,10 +265,10 @@ class Appliance:
 
     def _close(self, inspect: Thread, delivering: Sequence[Thread]) -> None:
         """Close what no living thread uses any more; the rest goes with the process."""
-        if self._doors and not any(thread.is_alive() for thread in delivering):
-            self._doors.close()
-        if self.outbox and not any(thread.is_alive() for thread in delivering):
-            self.outbox.close()
+        if not any(thread.is_alive() for thread in delivering):
+            for end in (self._doors, self.outbox):
+                if end:
+                    end.close()
         if not inspect.is_alive():
             self._engines.close()
 
@@ -311,7 +286,8 @@ class Appliance:
         said_ready, next_look = False, 0.0
         while inspect.is_alive() and not stop.is_set() and not self._end.is_set():
             if not said_ready and all(s.grabber.settled.is_set() for s in self.stations.values()):
-                said_ready = self._say_ready()
+                self._say_ready()
+                said_ready = True
             patience.look()
             for station in self.stations.values():
                 station.grabber.look_after(time.monotonic_ns(), patience.awake_since_ns())
@@ -327,23 +303,22 @@ class Appliance:
 
         Only `evidence` has none here: no line stops for a picture. When it hangs, that is an alarm in the state.
         """
-        hearts = [Heart(f"grab-{name}", partial(_beat_of, s.grabber)) for name, s in self.stations.items()]
-        hearts.append(Heart("inspect", partial(_beat_of, self.pipeline)))
+        hearts = [Heart.of(f"grab-{name}", s.grabber) for name, s in self.stations.items()]
+        hearts.append(Heart.of("inspect", self.pipeline))
         waiting_for_disk = {"outbox": self.writer, "courier": self.courier, "vitals": self._pulse}
         hearts += [
             Heart.waits_for_disk(name, partial(_beat_at_disk, who, self.outbox))
             for name, who in waiting_for_disk.items()
             if who and self.outbox
         ]
-        hearts += [Heart(name, partial(_beat_of, who)) for name, who, _ in self.lines.threads()]
-        hearts += [Heart("status", partial(_beat_of, self._doors))] if self._doors else []
+        hearts += [Heart.of(name, who) for name, who, _ in self.lines.threads()]
+        hearts += [Heart.of("status", self._doors)] if self._doors else []
         return hearts
 
-    def _say_ready(self) -> bool:
+    def _say_ready(self) -> None:
         states = ", ".join(f"{name} {station.grabber.state}" for name, station in self.stations.items())
         self._notifier.ready(f"cameras: {states}")
         log.info("ready", cameras=states, device=self.topics.base, mqtt=bool(self.courier))
-        return True
 
     def _report(self, lane: Lane, judged: Judged, pixels: Pixels | None) -> None:
         """Into the hands of the outbox thread; never waits."""
@@ -369,20 +344,6 @@ class Appliance:
         evidence.offer(evidence_subject(lane, judged, identity, pixels), pixels)
 
 
-def _beat_of(owner: HasBeat) -> int | None:
-    return owner.beat_ns
-
-
 def _beat_at_disk(owner: HasBeat, outbox: Outbox) -> int | None:
     """As far as it waits for a file that is being checked, it will not move before that is over."""
     return None if owner.beat_ns is None else max(owner.beat_ns, outbox.busy_until_ns)
-
-
-def _join(threads: Sequence[Thread], until: float, stop: threading.Event | None = None) -> None:
-    """Wait for threads (after `stop`, if given) until a moment of time.monotonic(); who does not end is named."""
-    if stop is not None:
-        stop.set()
-    for thread in threads:
-        thread.join(timeout=max(0.0, until - time.monotonic()))
-        if stop is not None and thread.is_alive():
-            log.error("thread does not end", thread=thread.name)

@@ -16,9 +16,10 @@ from edge_inspect.counts import LineCounts
 from edge_inspect.delivery.broker import Broker
 from edge_inspect.delivery.link import Link
 from edge_inspect.errors import BadConfig
-from edge_inspect.line.open import Adapter, Around, Line, PartTimes, Running, open_line
+from edge_inspect.line.open import Adapter, Around, Line, PartTimes, open_line
 from edge_inspect.pipeline import Pipeline
 from edge_inspect.station import Station
+from edge_inspect.threads import Running
 from edge_inspect.verdict.recipe import Recipe
 from edge_wire import messages as wire
 from edge_wire.topics import Topics

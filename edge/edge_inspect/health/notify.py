@@ -7,7 +7,7 @@
 4. A notification that cannot be sent never stops inspection: systemd misses it, and that is what the watchdog is for.
 
     notifier = Notifier.from_environment(os.environ)
-    hearts = [Heart("grab left", lambda: grabber.beat_ns), Heart("inspect", lambda: pipeline.beat_ns)]
+    hearts = [Heart.of("grab left", grabber), Heart.of("inspect", pipeline)]
     notifier.ready("watching 1 camera")
     Watchdog(hearts, notifier).run(stop)                # until stop is set
     notifier.stopping()
@@ -25,6 +25,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
+
+from edge_inspect.threads import HasBeat
 
 log = structlog.get_logger()
 
@@ -100,6 +102,10 @@ class Heart:
     """After so long it counts as standing still: the watchdog is not fed."""
     patience_s: float = PATIENCE_S
     """After so long it will never move again: the process ends."""
+
+    @classmethod
+    def of(cls, name: str, owner: HasBeat) -> Heart:
+        return cls(name, lambda: owner.beat_ns)
 
     @classmethod
     def waits_for_disk(cls, name: str, beat_ns: Callable[[], int | None]) -> Heart:

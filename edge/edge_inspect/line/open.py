@@ -22,18 +22,11 @@ from edge_inspect.line.gpio_signals import Wires
 from edge_inspect.line.outlet import Outlet
 from edge_inspect.line.protocol import Answer, Hears, Trigger
 from edge_inspect.line.reject import RejectGate, RejectTracker
+from edge_inspect.threads import Running
 
 MS = 1_000_000
 NEEDS = {"modbus_server": "pymodbus", "modbus_client": "pymodbus", "gpio": "gpiod"}
 """What an adapter needs beyond the base install."""
-
-
-class HasBeat(Protocol):
-    beat_ns: int | None
-
-
-Running = tuple[str, HasBeat, Callable[[threading.Event], None]]
-"""A thread's name, who has its heart, and its body."""
 
 
 class Adapter(Protocol):
