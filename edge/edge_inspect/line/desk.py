@@ -89,6 +89,7 @@ class Desk:
         self._changes = self._changes_seen = 0
         """A change that the deadline thread has not seen keeps it from going to sleep."""
         self._held = ""
+        self._ends = False
         self._parts = 0
         self._open: dict[int, _Open] = {}
         self._looking: set[int] = set()
@@ -129,7 +130,7 @@ class Desk:
         """A trigger would be judged."""
         trouble = self._trouble()
         with self._changed:
-            return not trouble and not self._held and self._occupied() < self._most_open
+            return not trouble and not self._held and not self._ends and self._occupied() < self._most_open
 
     def has_news(self) -> bool:
         """`unseen` has something."""
@@ -152,7 +153,7 @@ class Desk:
     def wind_down(self) -> None:
         """No longer ready: open parts may still get their verdict, coming triggers are UNKNOWN `not-ready`."""
         with self._changed:
-            self._held = self._held or NOT_READY
+            self._ends = True
             self._note_change()
 
     # --- the inspect thread ---------------------------------------------------------------------------------------
@@ -252,7 +253,7 @@ class Desk:
         entry = _Open(trigger, self._parts, at_ns + self._delay_ns, at_ns + self.deadline_ns)
         self._parts += 1
         self._open[entry.part] = entry
-        reason = self._held or trouble
+        reason = self._held or (NOT_READY if self._ends else trouble)
         if not reason and self._occupied() > self._most_open:
             reason = OVERRUN
         if not reason and entry.deadline_ns - self._margin_ns <= now_ns:

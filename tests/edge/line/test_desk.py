@@ -289,6 +289,16 @@ def test_skipped_numbers_are_counted_and_answered(clock: Clock, output: Output) 
     assert sorted(answer.sequence for answer in output.told) == sorted((2**32 - 2, 2**32 - 1, 0, 1, 5, 2))
 
 
+def test_winding_down_is_for_good_also_when_a_model_was_just_being_swapped(clock: Clock, output: Output) -> None:
+    desk = desk_with(clock, output)
+    desk.hold("model-swap")
+    desk.wind_down()
+    desk.release()
+    assert not desk.ready
+    fire(desk, clock, 1)
+    assert kinds(output) == [(1, "UNKNOWN", "not-ready")]
+
+
 def test_readiness_is_told_by_the_deadline_thread(clock: Clock, output: Output) -> None:
     trouble = ["not-ready"]
     desk = desk_with(clock, output, trouble=trouble)
