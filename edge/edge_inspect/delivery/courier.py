@@ -41,6 +41,7 @@ log = structlog.get_logger(__name__)
 
 IDLE_S = 0.25
 """How often `stop` is looked at while nothing happens."""
+LISTEN_S = 0.3
 DRAIN_S = 3.0
 SESSION_S = 3600
 STORAGE_WAIT_S = 1.0
@@ -215,6 +216,7 @@ class Courier:
             link.subscribe(self._topics.resync, needed=False)
             link.subscribe(self._topics.state, needed=False)  # before our own is published: what is kept there now?
             self._came_up(link)
+            self._listen_first(link, stop)
             while not stop.is_set():
                 self._turn(link, min(IDLE_S, self._sender.wait_s()))
                 if self._renewal.changed() and self._renewal.usable():
@@ -224,6 +226,12 @@ class Courier:
             self._sender.end()
             self._plant.end()
             link.close()
+
+    def _listen_first(self, link: Link, stop: threading.Event) -> None:
+        """Acknowledgements that waited for us at the broker: what they confirm need not be sent again."""
+        until_s = time.monotonic() + (LISTEN_S if link.resumed else 0.0)
+        while not stop.is_set() and time.monotonic() < until_s:
+            self._turn(link, LISTEN_S / 3, fill=False)
 
     def _turn(self, link: Link, timeout_s: float, *, fill: bool = True) -> None:
         """Send what may be sent, wait for the network or a wake-up, take what came."""

@@ -106,6 +106,11 @@ class Link:
             return 0
         return int(struct.unpack("i", waiting)[0]) + self._client.want_write()
 
+    @property
+    def resumed(self) -> bool:
+        """The broker kept our session: what came for us meanwhile is on its way."""
+        return self._heard.resumed
+
     def connect(self) -> None:
         """Connect and wait for the broker's answer. Raises LinkLost."""
         broker = self._broker

@@ -54,6 +54,7 @@ class Heard:
     confirmed: list[Confirmed] = field(default_factory=list)
     received: list[Received] = field(default_factory=list)
     accepted: bool = False
+    resumed: bool = False
     subscribed: bool = False
     denied: set[int] = field(default_factory=set)
     optional: set[int] = field(default_factory=set)
@@ -63,11 +64,14 @@ class Heard:
     window: int = 65535
     max_packet_bytes: int = 1 << 28
 
-    def on_connect(self, _c: Any, _u: Any, _flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
+    def on_connect(
+        self, _c: Any, _u: Any, flags: mqtt.ConnectFlags, reason: ReasonCode, properties: Properties | None
+    ) -> None:
         if reason.is_failure:
             self.refused = (reason.value, str(reason))
             return
         self.accepted = True
+        self.resumed = flags.session_present
         self.window = getattr(properties, "ReceiveMaximum", self.window)
         self.max_packet_bytes = getattr(properties, "MaximumPacketSize", self.max_packet_bytes)
 
