@@ -18,6 +18,8 @@ import structlog
 
 log = structlog.get_logger()
 
+REST_STEP_S = 0.25
+
 
 class HasBeat(Protocol):
     beat_ns: int | None
@@ -46,6 +48,13 @@ class Thread(threading.Thread):
         except BaseException as err:  # noqa: BLE001 - a thread's top: the main thread raises it again
             self.error = err
             self._end_all.set()
+
+
+def rest(owner: HasBeat, seconds: float, stop: threading.Event) -> None:
+    """Wait so long, or until `stop`, while the owner's heart goes on moving."""
+    until_s = time.monotonic() + seconds
+    while (left_s := until_s - time.monotonic()) > 0 and not stop.wait(min(left_s, REST_STEP_S)):
+        owner.beat_ns = time.monotonic_ns()
 
 
 def join(threads: Sequence[Thread], until: float, stop: threading.Event | None = None) -> None:

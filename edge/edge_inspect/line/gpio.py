@@ -28,6 +28,7 @@ from edge_inspect.backoff import Backoff
 from edge_inspect.line.gpio_pins import Bias, Edge, GpioGone, Input, Pins, request_pins
 from edge_inspect.line.gpio_signals import Signals, Wires
 from edge_inspect.line.protocol import MOST_SEQUENCE, Answer, Trigger
+from edge_inspect.threads import rest
 from edge_inspect.waker import Waker
 
 log = structlog.get_logger(__name__)
@@ -48,7 +49,7 @@ def drive_to_rest(chip: Path, wires: Wires, *, active_low: bool, rejects_at_rest
 
 
 class GpioLine:
-    """Trigger source and answer output in one; `run` once.
+    """An Adapter; `run` once.
 
     edge: which one of the trigger wire, after `active_low`. bias: the chip's own pull resistors at the inputs.
     rejects_at_rest: the reject wire is on while nobody judges. alive: the application's watchdog; the heartbeat stands
@@ -127,7 +128,7 @@ class GpioLine:
                         self._serve(pins, encoder, stop, fire)
                 except GpioGone as err:
                     self._say_lost(str(err))
-                self._wait(backoff.next_s(), stop)
+                rest(self, backoff.next_s(), stop)
         finally:
             self._waker.close()
             self.trouble, self.beat_ns = "stopped", None
@@ -229,8 +230,3 @@ class GpioLine:
         if why != self.trouble:
             log.error("line wires lost", why=why)
         self.trouble = why
-
-    def _wait(self, seconds: float, stop: threading.Event) -> None:
-        until_s = time.monotonic() + seconds
-        while (left_s := until_s - time.monotonic()) > 0 and not stop.wait(min(left_s, IDLE_S)):
-            self.beat_ns = time.monotonic_ns()

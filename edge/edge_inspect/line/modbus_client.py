@@ -43,7 +43,7 @@ class PlcGone(World):
 
 
 class ModbusClient:
-    """TriggerSource and AnswerOutput in one.
+    """An Adapter.
 
     inputs_at, outputs_at: first register of the command block and of the edge block in the PLC.
     ring: length of the PLC's trigger ring and result ring; 0 is the plain handshake with one result.

@@ -22,6 +22,7 @@ from pymodbus.constants import ExcCodes
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 from edge_inspect.backoff import Backoff
+from edge_inspect.errors import World
 from edge_inspect.line import modbus_map as at
 from edge_inspect.line.modbus_map import Command
 from edge_inspect.line.modbus_strict import LIBRARY_LOG, StrictServer, Values, no_such_unit, port_of
@@ -36,12 +37,16 @@ LOOK_S = 0.05
 _COIL_READ, _COIL_WRITES, _INPUT_READ, _REGISTER_READ = 1, (5, 15), 4, 3
 
 
+class CannotListen(World):
+    """The address is not free (yet), or not ours."""
+
+
 def nobody_fires(trigger: Trigger) -> None:
     """For an adapter that is only told answers."""
 
 
 class ModbusServer:
-    """TriggerSource and AnswerOutput in one.
+    """An Adapter.
 
     host, port: where to listen. base: address of the first register. ring: results kept for a PLC that fires before
     it has read. alive: the application's watchdog. confirmed: hears how many rejects the PLC has just confirmed.
@@ -115,7 +120,7 @@ class ModbusServer:
         while not stop.is_set():
             try:
                 asyncio.run(self._serve(stop))
-            except (OSError, RuntimeError) as err:
+            except (OSError, CannotListen) as err:
                 if str(err) != told_why:
                     log.warning("Modbus server cannot listen", address="{}:{}".format(*self._address), why=str(err))
                 told_why = self.trouble = str(err)
@@ -127,7 +132,7 @@ class ModbusServer:
     async def _serve(self, stop: threading.Event) -> None:
         server = StrictServer(self._devices(), address=self._address, trace_connect=self._count_masters)
         try:
-            await server.serve_forever(background=True)
+            await self._listen(server)
             self._address = (self._address[0], port_of(server))
             with self._lock:
                 self._show_status()
@@ -144,6 +149,13 @@ class ModbusServer:
                 await asyncio.sleep(LAST_WORDS_S)
             await server.shutdown()  # type: ignore[no-untyped-call]
             await asyncio.sleep(0)
+
+    @staticmethod
+    async def _listen(server: StrictServer) -> None:
+        try:
+            await server.serve_forever(background=True)
+        except RuntimeError as err:  # the library's word for an address that is not free
+            raise CannotListen(str(err)) from err
 
     async def _beat_until(self, stop: threading.Event) -> None:
         next_beat_s = time.monotonic()

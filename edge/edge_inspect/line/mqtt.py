@@ -28,6 +28,7 @@ from edge_inspect.backoff import Backoff
 from edge_inspect.errors import BrokerGone
 from edge_inspect.line.json_form import answer_fields, parsed, trigger_from
 from edge_inspect.line.protocol import Answer, Trigger
+from edge_inspect.threads import rest
 from edge_inspect.waker import Waker
 
 log = structlog.get_logger(__name__)
@@ -66,7 +67,7 @@ class Link(Protocol):
 
 
 class MqttLine:
-    """Trigger source and answer output in one; `run` once.
+    """An Adapter; `run` once.
 
     open_link: makes a new, clean connection object (no kept session) at each try.
     qos: of the answers. Triggers are taken with QoS 1, if that is what they are sent with.
@@ -122,7 +123,7 @@ class MqttLine:
                     self._say_lost(str(err))
                 finally:
                     link.close()
-                self._wait(backoff.next_s(), stop)
+                rest(self, backoff.next_s(), stop)
         finally:
             self._waker.close()
             self.trouble, self.beat_ns = "stopped", None
@@ -207,8 +208,3 @@ class MqttLine:
         if why != self.trouble:
             log.warning("line broker lost", why=why)
         self.trouble = why
-
-    def _wait(self, seconds: float, stop: threading.Event) -> None:
-        until_s = time.monotonic() + seconds
-        while (left_s := until_s - time.monotonic()) > 0 and not stop.wait(min(left_s, IDLE_S)):
-            self.beat_ns = time.monotonic_ns()

@@ -13,33 +13,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from edge_inspect.config_line import LineConfig
 from edge_inspect.errors import BadConfig
 from edge_inspect.line.desk import Desk
 from edge_inspect.line.gpio_signals import Wires
 from edge_inspect.line.outlet import Outlet
-from edge_inspect.line.protocol import Answer, Hears, Trigger
+from edge_inspect.line.protocol import Adapter, Hears
 from edge_inspect.line.reject import RejectGate, RejectTracker
 from edge_inspect.threads import Running
 
 MS = 1_000_000
 NEEDS = {"modbus_server": "pymodbus", "modbus_client": "pymodbus", "gpio": "gpiod"}
 """What an adapter needs beyond the base install."""
-
-
-class Adapter(Protocol):
-    """Source and output in one; without `fire` (None, or left out) it takes no triggers."""
-
-    name: str
-    beat_ns: int | None
-
-    def tell(self, answer: Answer) -> None: ...
-
-    def status(self, ready: bool, busy: bool) -> None: ...
-
-    def run(self, stop: threading.Event, fire: Callable[[Trigger], None] | None = None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

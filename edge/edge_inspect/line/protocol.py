@@ -4,7 +4,7 @@
 2. Only OK is ever driven actively; everything else (no answer, a dead adapter, a cut wire) means "do not pass".
 3. `tell` and `status` never wait: they hand over to the adapter's own thread or to memory.
 
-An adapter is a TriggerSource, an AnswerOutput, or both in one object; then one `run(stop, fire)` serves both.
+Whoever is told answers `Hears`; an `Adapter` also has a thread and may bring triggers.
 """
 
 from __future__ import annotations
@@ -56,17 +56,6 @@ class Answer:
         return replace(self, kind="UNKNOWN", reason="deadline", answered_ns=now_ns)
 
 
-class TriggerSource(Protocol):
-    """An adapter that brings triggers; its thread is `line-<name>`."""
-
-    name: str
-    beat_ns: int | None
-    """CLOCK_MONOTONIC of its last sign of life; None while it is allowed to stand still."""
-
-    def run(self, stop: threading.Event, fire: Callable[[Trigger], None]) -> None:
-        """Block until `stop`; reconnect for ever by itself. `fire` never waits."""
-
-
 class Hears(Protocol):
     """Whoever is told answers: an adapter, the reject tracker."""
 
@@ -77,11 +66,15 @@ class Hears(Protocol):
         """Any thread; never waits. Ready: a trigger would be judged. Busy: one is being judged."""
 
 
-class AnswerOutput(Hears, Protocol):
-    """An adapter that tells the line."""
+class Adapter(Hears, Protocol):
+    """One connection to the outside, both ways; its thread is `line-<line>-<name>`."""
 
     name: str
     beat_ns: int | None
+    """CLOCK_MONOTONIC of its last sign of life; None while it is allowed to stand still."""
 
-    def run(self, stop: threading.Event) -> None:
-        """Heartbeat and writes until `stop`; on `stop` and on any other end: the fail-safe state."""
+    def run(self, stop: threading.Event, fire: Callable[[Trigger], None] | None = None) -> None:
+        """Serve until `stop`, reconnect for ever by itself; on any end: the fail-safe state.
+
+        Without `fire` it takes no triggers. `fire` never waits.
+        """

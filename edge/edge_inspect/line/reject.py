@@ -56,12 +56,10 @@ class RejectCounts:
 
 
 class RejectTracker:
-    """An AnswerOutput. Exactly one of `travel_ns` and `travel_counts`; without `confirm_ns` there is no sensor.
+    """Hears answers. Exactly one of `travel_ns` and `travel_counts`; without `confirm_ns` there is no sensor.
 
     gates: may be empty where the PLC drives the gate itself; then only the confirmations are watched.
     """
-
-    name = "reject"
 
     def __init__(
         self,

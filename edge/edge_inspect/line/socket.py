@@ -51,6 +51,7 @@ MOST_OPEN_TRIGGERS = 1024
 MOST_UNTOLD = 4096
 READ_BYTES = 4096
 IDLE_S = 0.5
+REST_S = 0.1
 REQUESTS = '{"trigger": SEQ}, {"trigger": SEQ, "encoder": N}, {"listen": true}, {"status": true}'
 
 Fire = Callable[[Trigger], None]
@@ -107,7 +108,7 @@ class Client:
 
 
 class SocketLine:
-    """Trigger source and answer output in one; `run` once.
+    """An Adapter; `run` once.
 
     path: where the socket file is made, mode 0660; its folder must be there.
     """
@@ -126,6 +127,7 @@ class SocketLine:
         self._told: deque[Answer] = deque(maxlen=MOST_UNTOLD)
         self._status = (False, False)
         self._clients: dict[int, Client] = {}
+        self._deaf_until_s = 0.0
         self._waker = Waker()
 
     def tell(self, answer: Answer) -> None:
@@ -155,7 +157,7 @@ class SocketLine:
         self.beat_ns = time.monotonic_ns()
         poller = select.poll()
         poller.register(self._waker, select.POLLIN)
-        if len(self._clients) < MOST_CLIENTS:
+        if len(self._clients) < MOST_CLIENTS and time.monotonic() >= self._deaf_until_s:
             poller.register(listener, select.POLLIN)
         for number, client in self._clients.items():
             reads = 0 if client.ended else select.POLLIN
@@ -174,7 +176,8 @@ class SocketLine:
     def _accept(self, listener: socket.socket) -> None:
         try:
             connection, _ = listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
+        except OSError:  # gone again, or no file descriptor left for a client, who goes on knocking
+            self._deaf_until_s = time.monotonic() + REST_S
             return
         connection.setblocking(False)
         self._clients[connection.fileno()] = Client(connection)

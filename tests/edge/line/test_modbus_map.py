@@ -9,6 +9,7 @@ import pytest
 
 from edge_inspect.line import desk
 from edge_inspect.line import modbus_map as at
+from edge_inspect.line.numbers import REPEATED
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "line-modbus.md"
 
@@ -37,7 +38,7 @@ def test_each_reason_has_one_number_and_each_number_one_reason() -> None:
 
 
 def test_every_reason_of_the_desk_has_a_number() -> None:
-    for reason in (desk.CAMERA_LOST, desk.DEADLINE, desk.NO_FRAME, desk.NOT_READY, desk.OVERRUN, desk.REPEATED):
+    for reason in (desk.CAMERA_LOST, desk.DEADLINE, desk.NO_FRAME, desk.NOT_READY, desk.OVERRUN, REPEATED):
         assert at.reason_code(reason) != at.OTHER_REASON
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -216,6 +217,27 @@ def test_more_clients_than_allowed_wait_their_turn(serve: Serve, connect: Connec
     late.send({"trigger": 2})
     programs[0].close()
     assert late.hear()["seq"] == 2
+
+
+def test_client_for_whom_no_file_descriptor_is_left_waits_and_delays_nobody(
+    serve: Serve, connect: Connect, path: Path
+) -> None:
+    serve()
+    first = connect()
+    assert first.ask({"status": True})
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as second:
+        second.settimeout(WAIT_S)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            second.connect(str(path))
+            assert first.ask({"status": True})
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        second.sendall(b'{"status": true}\n')
+        assert json.loads(second.recv(4096)) == {"ready": False, "busy": False}
 
 
 def test_file_is_for_owner_and_group_and_goes_at_the_end(serve: Serve, path: Path, connect: Connect) -> None:
