@@ -47,7 +47,7 @@ from edge_inspect.health.doors import Doors, doors
 from edge_inspect.health.notify import Heart, Notifier, Watchdog
 from edge_inspect.health.observed import LinkPulse, Observed
 from edge_inspect.health.patience import Patience
-from edge_inspect.line.open import Adapter
+from edge_inspect.line.protocol import Adapter
 from edge_inspect.lines import Lines
 from edge_inspect.pipeline import Judged, Lane, Pipeline, Watcher
 from edge_inspect.reporting import defect_report, evidence_subject
@@ -137,14 +137,15 @@ class Appliance:
         capture_stop, inspect_stop, keep_stop, send_stop, pulse_stop, picture_stop = (
             threading.Event() for _ in range(6)
         )
-        grabs = [self._thread(f"grab-{name}", s.grabber.run, capture_stop) for name, s in self.stations.items()]
-        inspect = self._thread("inspect", lambda s: self.pipeline.run(s, self._all_ended), inspect_stop)
-        keep = [self._thread("outbox", self.writer.run, keep_stop)] if self.writer else []
-        send = [self._thread("courier", self.courier.run, send_stop)] if self.courier else []
-        pulse = [self._thread("vitals", self._pulse.run, pulse_stop)] if self._pulse else []
-        pulse += [self._thread("status", self._doors.run, pulse_stop)] if self._doors else []
-        lines = [self._thread(name, body, threading.Event()) for name, _, body in self.lines.threads()]
-        pictures = [self._thread("evidence", self.evidence.run, picture_stop)] if self.evidence else []
+        new_thread = partial(Thread, end=self._end)
+        grabs = [new_thread(f"grab-{name}", s.grabber.run, capture_stop) for name, s in self.stations.items()]
+        inspect = new_thread("inspect", lambda s: self.pipeline.run(s, self._all_ended), inspect_stop)
+        keep = [new_thread("outbox", self.writer.run, keep_stop)] if self.writer else []
+        send = [new_thread("courier", self.courier.run, send_stop)] if self.courier else []
+        pulse = [new_thread("vitals", self._pulse.run, pulse_stop)] if self._pulse else []
+        pulse += [new_thread("status", self._doors.run, pulse_stop)] if self._doors else []
+        lines = [new_thread(name, body, threading.Event()) for name, _, body in self.lines.threads()]
+        pictures = [new_thread("evidence", self.evidence.run, picture_stop)] if self.evidence else []
         threads = [*keep, *send, *pulse, *pictures, *lines, inspect, *grabs]
         switch_s = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S if lines else switch_s)
@@ -231,6 +232,7 @@ class Appliance:
             uptime_s=time.monotonic() - self.started,
             cameras=[station.pulse() for station in self.stations.values()],
             lines=self.lines.counts(),
+            rejects=self.lines.rejects(),
             outbox=self._outbox_vitals,
             evidence=self.evidence.vitals() if self.evidence else None,
             link=LinkPulse(courier.connected, str(courier.failure or ""), courier.vitals()) if courier else None,
@@ -271,9 +273,6 @@ class Appliance:
                     end.close()
         if not inspect.is_alive():
             self._engines.close()
-
-    def _thread(self, name: str, body: Callable[[threading.Event], None], stop: threading.Event) -> Thread:
-        return Thread(name, body, stop, self._end)
 
     def _all_ended(self) -> bool:
         return all(station.grabber.ended.is_set() for station in self.stations.values())

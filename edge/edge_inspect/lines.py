@@ -16,7 +16,9 @@ from edge_inspect.counts import LineCounts
 from edge_inspect.delivery.broker import Broker
 from edge_inspect.delivery.link import Link
 from edge_inspect.errors import BadConfig
-from edge_inspect.line.open import Adapter, Around, Line, PartTimes, open_line
+from edge_inspect.line.open import Around, Line, PartTimes, open_line
+from edge_inspect.line.protocol import Adapter
+from edge_inspect.line.reject import RejectCounts
 from edge_inspect.pipeline import Pipeline
 from edge_inspect.station import Station
 from edge_inspect.threads import Running
@@ -76,6 +78,10 @@ class Lines:
 
     def counts(self) -> dict[str, LineCounts]:
         return {name: line.side.counts for name, (line, _) in self._lines.items()}
+
+    def rejects(self) -> dict[str, RejectCounts]:
+        """Of those lines that have a reject gate downstream."""
+        return {name: line.tracker.counts for name, (line, _) in self._lines.items() if line.tracker}
 
     def alarms(self) -> list[wire.Degraded]:
         return [

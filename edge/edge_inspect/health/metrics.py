@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from edge_inspect.counts import Durations
 from edge_inspect.health.observed import Observed, dropped, stages
+from edge_inspect.line.reject import RejectCounts
 
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0)
 """Upper edges of the histograms' buckets: around the deadlines of lines, 20 to 500 ms."""
@@ -54,6 +55,10 @@ def _each_camera(read: Callable[[Any], float]) -> Callable[[Observed], Iterable[
 
 def _each_line(read: Callable[[Any], float]) -> Callable[[Observed], Iterable[Sample]]:
     return lambda seen: [((name,), read(counts)) for name, counts in seen.lines.items()]
+
+
+def _each_gate(read: Callable[[RejectCounts], float]) -> Callable[[Observed], Iterable[Sample]]:
+    return lambda seen: [((name,), read(counts)) for name, counts in seen.rejects.items()]
 
 
 def _of_evidence(key: str) -> Callable[[Observed], Iterable[Sample]]:
@@ -129,6 +134,9 @@ ROWS = (
     Row("line_sequence_repeated_total", ("line",), "Triggers with a sequence number that was known already.",
         _each_line(lambda c: c.repeated)),
     Row("line_sequence_skipped_total", ("line",), "Sequence numbers that never came.", _each_line(lambda c: c.skipped)),
+    Row("line_rejects_total", ("line",), "Parts for which the reject gate was due.", _each_gate(lambda c: c.rejected)),
+    Row("line_rejects_missed_total", ("line",), "Of these, those not driven out, or not seen in the bin.",
+        _each_gate(lambda c: c.missed)),
     Row("outbox_reports", (), "Reports that the plant does not have yet.", _of_outbox("depth")),
     Row("outbox_oldest_seconds", (), "Age of the oldest of them, by the wall clock.", _of_outbox("oldest_age_s")),
     Row("outbox_bytes", (), "What the outbox takes on disk.", _of_outbox("size_bytes")),

@@ -13,6 +13,7 @@ from typing import Any
 
 from edge_inspect.counts import Durations, LaneCounts, LineCounts
 from edge_inspect.health.vitals import CameraPulse
+from edge_inspect.line.reject import RejectCounts
 from edge_wire import messages as wire
 
 
@@ -37,6 +38,8 @@ class Observed:
     uptime_s: float
     cameras: Sequence[CameraPulse]
     lines: Mapping[str, LineCounts] = field(default_factory=dict)
+    rejects: Mapping[str, RejectCounts] = field(default_factory=dict)
+    """Of those lines that have a reject gate downstream."""
     outbox: wire.OutboxVitals | None = None
     """At most a few seconds old; None while the file cannot be read, or before it was."""
     link: LinkPulse | None = None
@@ -76,7 +79,7 @@ def status(seen: Observed) -> dict[str, Any]:
         "pid": os.getpid(),
         "uptime_s": round(seen.uptime_s, 1),
         "cameras": [_camera(pulse) for pulse in seen.cameras],
-        "lines": [_line(name, counts) for name, counts in seen.lines.items()],
+        "lines": [_line(name, counts, seen.rejects.get(name)) for name, counts in seen.lines.items()],
         "outbox": seen.outbox and seen.outbox.model_dump(mode="json"),
         "evidence": seen.evidence and seen.evidence.model_dump(mode="json"),
         "link": seen.link and {
@@ -112,7 +115,7 @@ def _camera(pulse: CameraPulse) -> dict[str, Any]:
     }
 
 
-def _line(name: str, counts: LineCounts) -> dict[str, Any]:
+def _line(name: str, counts: LineCounts, rejects: RejectCounts | None) -> dict[str, Any]:
     return {
         "name": name,
         "triggers": counts.triggers,
@@ -123,6 +126,8 @@ def _line(name: str, counts: LineCounts) -> dict[str, Any]:
         "late_verdicts": counts.late_verdicts,
         "repeated": counts.repeated,
         "skipped": counts.skipped,
+        "rejected": rejects and rejects.rejected,
+        "rejects_missed": rejects and rejects.missed,
         "latency_ms": {**counts.latency.summary(50, 99), "max": _ms(counts.latency)},
     }
 

@@ -12,6 +12,7 @@ from edge_inspect.counts import LaneCounts, LineCounts
 from edge_inspect.health.metrics import BOUNDS_S, PREFIX, ROWS, kind_of, metrics_page, metrics_table
 from edge_inspect.health.observed import LinkPulse, Observed, status
 from edge_inspect.health.vitals import CameraPulse
+from edge_inspect.line.reject import RejectCounts
 from edge_wire import messages as wire
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,9 +42,11 @@ def observed(**changed: object) -> Observed:
         dropped=0,
     )
     link = LinkPulse(True, "", wire.LinkVitals(connects=2, failures={"silent": 1}, bytes_sent=500, reports_sent=6))
+    rejects = {"main": RejectCounts(rejected=2, missed=1)}
     values = {
         "device": "site/line/edge", "version": "1.2", "python": "3.11", "uptime_s": 60.0, "cameras": [camera()],
-        "lines": lines, "outbox": outbox, "link": link, "alarms": [wire.Degraded(code="outbox-full", detail="x")],
+        "lines": lines, "rejects": rejects, "outbox": outbox, "link": link,
+        "alarms": [wire.Degraded(code="outbox-full", detail="x")],
         "threads": {"inspect": 0.1}, "rss_bytes": 1 << 20, "temperature_c": None,
     }  # fmt: skip
     return Observed(**{**values, **changed})  # type: ignore[arg-type]
@@ -71,10 +74,18 @@ def test_every_counter_arrives_with_its_labels() -> None:
     assert found[("ring_slots", "left", "free")] == 3
     assert found[("line_triggers_total", "main")] == 7
     assert found[("line_deadlines_missed_total", "main")] == 1
+    assert found[("line_rejects_total", "main")] == 2
+    assert found[("line_rejects_missed_total", "main")] == 1
     assert found[("outbox_oldest_seconds",)] == 12
     assert found[("link_failures_total", "silent")] == 1
     assert found[("alarm", "outbox-full")] == 1
     assert found[("build_info", "site/line/edge", "3.11", "1.2")] == 1
+
+
+def test_status_tells_rejects_of_lines_that_have_a_gate_and_no_others() -> None:
+    with_gate, without = status(observed())["lines"][0], status(observed(rejects={}))["lines"][0]
+    assert (with_gate["rejected"], with_gate["rejects_missed"]) == (2, 1)
+    assert (without["rejected"], without["rejects_missed"]) == (None, None)
 
 
 def test_histogram_adds_up_and_counts_nobody_as_faster_than_it_was() -> None:
@@ -89,7 +100,7 @@ def test_histogram_adds_up_and_counts_nobody_as_faster_than_it_was() -> None:
 
 
 def test_what_is_not_there_is_absent_and_not_zero() -> None:
-    names = {key[0] for key in scrape(observed(link=None, outbox=None, alarms=[], lines={}))}
+    names = {key[0] for key in scrape(observed(link=None, outbox=None, alarms=[], lines={}, rejects={}))}
     assert not [name for name in names if name.startswith(("link_", "outbox_", "alarm", "line_", "temperature"))]
 
 
