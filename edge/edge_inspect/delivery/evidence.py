@@ -43,6 +43,7 @@ from edge_inspect.delivery.evidence_index import (
     shed_by_name,
 )
 from edge_inspect.delivery.evidence_subject import Encoder, Subject
+from edge_inspect.delivery.pace import Pace
 from edge_inspect.delivery.picture_pool import Copied, PicturePool, Pixels
 from edge_inspect.errors import StorageFailing
 from edge_wire.messages import Degraded, EvidenceVitals
@@ -56,6 +57,8 @@ LOOK_EVERY_S = 0.5
 TIDY_EVERY_S = 10.0
 STUCK_S = 10.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+AT_ONCE_S = 15.0
+"""So many seconds' worth of `most_per_min` may come at once."""
 DAY_NS = 86_400 * 10**9
 AGE_SHARE, AGE_EVERY_S = 0.01, 60.0
 """How much of all pictures goes at most in one go because of its age, and how often."""
@@ -105,11 +108,9 @@ class EvidenceStore:
         self._sampled_below = int(ok_share * (_MASK + 1))
         self._full_frames = full_frames
         self._floor_bytes = max(min_free_bytes, INDEX_ROOM_BYTES)
-        self._tokens_most = max(1.0, most_per_min / 4)
-        self._tokens_per_s = most_per_min / 60
         self._utc_ns = utc_ns
         self._monotonic_s = monotonic_s
-        self._tokens, self._tokens_at_s = self._tokens_most, monotonic_s()
+        self._pace = Pace(most_per_min / 60, monotonic_s(), holds_s=AT_ONCE_S)
         self._salts: dict[str, int] = {}
         self._pool = PicturePool(buffers)
         self._encoder = Encoder(self._pool, self.run_id, full_frames=full_frames, quality=jpeg_quality)
@@ -193,13 +194,9 @@ class EvidenceStore:
         )
 
     def _within_rate(self) -> bool:
-        now_s = self._monotonic_s()
-        tokens = self._tokens + (now_s - self._tokens_at_s) * self._tokens_per_s
-        self._tokens_at_s = now_s
-        self._tokens = min(self._tokens_most, tokens)
-        if self._tokens < 1.0:
+        if not self._pace.may(self._monotonic_s()):
             return False
-        self._tokens -= 1.0
+        self._pace.took()
         return True
 
     def _guarded(self, job: Job | None, stop: threading.Event) -> None:

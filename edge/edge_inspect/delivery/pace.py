@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 class Pace:
-    """A bucket that fills with `per_s` and holds half a second's worth, at least one."""
+    """A bucket that fills with `per_s` and holds so many seconds' worth, at least one."""
 
-    def __init__(self, per_s: float, now_s: float) -> None:
+    def __init__(self, per_s: float, now_s: float, *, holds_s: float = 0.5) -> None:
         self._per_s = per_s
-        self._most = max(1.0, per_s / 2)
+        self._most = max(1.0, per_s * holds_s)
         self._have = self._most
         self._at_s = now_s
 
