@@ -44,7 +44,7 @@ class Stamp:
     missed: int = 0
     """Frames that the source knows were lost between the previous frame and this one."""
     broken: str = ""
-    """Not empty: the picture must not be judged; the reason, e.g. `truncated`, `corrupt`, `stale`, `driver-error`."""
+    """Not empty: the picture must not be judged; the reason, e.g. `truncated`, `corrupt`, `driver-error`."""
 
 
 class Read(Enum):
