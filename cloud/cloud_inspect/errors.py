@@ -6,6 +6,8 @@ CloudError
   BadWeights        weights that cannot be used: missing, not from this family, another set of classes
   BadPackage        a model package that cannot be built from what was given
   TrainingMissing   the extra `train` is not installed
+  CloudMissing      the extra `cloud` is not installed
+  BadRange          64: numbers of reports that are no FIRST-LAST
   BadSettings       78: the settings: file or variable, key, found, allowed
   BadDatabase       78: a database that must not be used: newer than this program, or no such kind
   BrokerGone        no MQTT broker, or it does not let us do our work; the ingester tries for ever
@@ -38,6 +40,14 @@ class BadPackage(CloudError):
 
 class TrainingMissing(CloudError):
     """torch or ultralytics is not installed; the message names the extra."""
+
+
+class CloudMissing(CloudError):
+    """aiomqtt, alembic or sqlalchemy is not installed; the message names the extra."""
+
+
+class BadRange(CloudError):
+    exit_code = 64
 
 
 class BadSettings(CloudError):

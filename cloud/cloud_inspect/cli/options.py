@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloud_inspect.errors import BadDatabase, CloudError
+from cloud_inspect.errors import BadDatabase, CloudMissing
 from cloud_inspect.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -25,10 +25,6 @@ Cert = Annotated[Path | None, typer.Option(help="Our certificate.")]
 Key = Annotated[Path | None, typer.Option(help="Its key.")]
 Username = Annotated[str | None, typer.Option(help="At the broker.")]
 PasswordFile = Annotated[Path | None, typer.Option(help="File with the password.")]
-
-
-class CloudMissing(CloudError):
-    """The extra `cloud` is not installed."""
 
 
 def need_cloud() -> None:

@@ -23,15 +23,11 @@ from cloud_inspect.cli.options import (
     settings_from,
 )
 from cloud_inspect.cli.output import AsJson, emit, finish, print_table
-from cloud_inspect.errors import BrokerGone, CloudError
+from cloud_inspect.errors import BadRange, BrokerGone
 from cloud_inspect.settings import Settings
 
 Device = Annotated[str | None, typer.Option("--device", help="Only of this device.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="How many, the newest first.")]
-
-
-class BadRange(CloudError):
-    exit_code = 64
 
 
 def add(app: typer.Typer) -> None:
