@@ -214,6 +214,9 @@ def _secrets_in_urls(config: Config) -> Iterator[Mistake]:
     for key, at, url in keys:
         if "@" in urlsplit(url).netloc:
             yield Mistake(key, "a user name or password in it", f"{at}.username and {at}.password_file instead")
+    for index, line in enumerate(config.line):
+        if line.mqtt is not None and line.mqtt.url is not None and "@" in urlsplit(line.mqtt.url).netloc:
+            yield Mistake(f"line[{index}].mqtt.url", "a user name or password in it", "mqtt.username and password_file")
 
 
 def _resolved(config: Config, folder: Path, environ: Mapping[str, str]) -> Config:

@@ -147,6 +147,10 @@ BAD = {
     "broker without scheme": Bad(CAMERA + '[mqtt]\nurl = "broker:1883"\n', ("mqtt.url", "allowed: mqtt://HOST[:PORT]")),
     "broker with impossible port": Bad(CAMERA + '[mqtt]\nurl = "mqtt://b:99999"\n', ("mqtt.url", "99999", "1-65535")),
     "broker with a path": Bad(CAMERA + '[mqtt]\nurl = "mqtt://b/inspect"\n', ("mqtt.url", "allowed: mqtt://HOST")),
+    "password in a line's broker url": Bad(
+        CAMERA + '[[line]]\nname = "gate"\n[line.mqtt]\nurl = "mqtt://u:secret@b"\n',
+        ("line[0].mqtt.url", "a user name or password", "password_file"),
+    ),
     "password in broker url": Bad(
         CAMERA + '[mqtt]\nurl = "mqtt://u:secret@b"\n',
         ("mqtt.url", "a user name or password", "mqtt.password_file instead"),
