@@ -16,6 +16,7 @@ from edge_inspect.counts import LineCounts
 from edge_inspect.delivery.broker import Broker
 from edge_inspect.delivery.link import Link
 from edge_inspect.errors import BadConfig
+from edge_inspect.health.vitals import latency_ms
 from edge_inspect.line.open import Around, Line, PartTimes, open_line
 from edge_inspect.line.protocol import Adapter
 from edge_inspect.line.reject import RejectCounts
@@ -150,10 +151,6 @@ def part_times(recipe: Recipe) -> PartTimes:
 
 def _vitals(line: Line, station: Station) -> wire.LineVitals:
     counts, reject = line.side.counts, line.tracker.counts if line.tracker else None
-    p50, p99, longest = counts.latency.percentile_ms(50), counts.latency.percentile_ms(99), counts.latency.max_ms
-    answer_ms = None
-    if p50 is not None and p99 is not None and longest is not None:
-        answer_ms = wire.Latency(p50=p50, p99=p99, max=longest)
     return wire.LineVitals(
         name=line.name,
         camera=station.config.name,
@@ -168,7 +165,7 @@ def _vitals(line: Line, station: Station) -> wire.LineVitals:
         overruns=counts.overruns,
         repeated=counts.repeated,
         skipped=counts.skipped,
-        answer_ms=answer_ms,
+        answer_ms=latency_ms(counts.latency),
         rejected=reject.rejected if reject else 0,
         rejects_missed=reject.missed if reject else 0,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from edge_inspect.counts import LaneCounts
+from edge_inspect.counts import Durations, LaneCounts
 from edge_wire import messages as wire
 from edge_wire.topics import Topics
 
@@ -43,13 +43,16 @@ class CameraPulse:
     """Size of one of its pictures as it lies in the ring; 0 before it is known."""
 
 
+def latency_ms(durations: Durations) -> wire.Latency | None:
+    """None when nothing was timed yet."""
+    p50, p99, longest = durations.percentile_ms(50), durations.percentile_ms(99), durations.max_ms
+    if p50 is None or p99 is None or longest is None:
+        return None
+    return wire.Latency(p50=p50, p99=p99, max=longest)
+
+
 def camera_vitals(pulse: CameraPulse, uptime_s: float) -> wire.CameraVitals:
     counts = pulse.counts
-    latency = None
-    if counts.latency.count:
-        p50, p99 = counts.latency.percentile_ms(50), counts.latency.percentile_ms(99)
-        assert p50 is not None and p99 is not None and counts.latency.max_ms is not None
-        latency = wire.Latency(p50=p50, p99=p99, max=counts.latency.max_ms)
     return wire.CameraVitals(
         name=pulse.name,
         frames=counts.frames,
@@ -62,7 +65,7 @@ def camera_vitals(pulse: CameraPulse, uptime_s: float) -> wire.CameraVitals:
         overruns=pulse.overruns,
         reconnects=counts.reconnects,
         fps=counts.frames / uptime_s if uptime_s > 0 else 0.0,
-        latency_ms=latency,
+        latency_ms=latency_ms(counts.latency),
         model=pulse.model,
         provider=pulse.provider,
     )
