@@ -37,6 +37,7 @@ log = structlog.get_logger()
 MODEL_SWAP = "model-swap"
 NOT_READY = "not-ready"
 KNOWN_ANSWER_EVERY_S = 300.0
+COLLECT_ALL_EVERY_S = 300.0
 DEAD_SAID_EVERY_NS = 10_000_000_000
 WARM_UP_PARTS = 20
 IDLE_S = 1.0
@@ -304,7 +305,7 @@ class Pipeline:
             counts.latency.add(judged.verdict_ns - judged.captured_ns)
 
     def _tidy_between_parts(self) -> None:
-        """Collections happen here and nowhere else: after a verdict is told, never between a frame and its verdict."""
+        """While parts come, collections happen here: after a verdict is told, never between a frame and its verdict."""
         self._until_freeze -= 1
         if self._until_freeze == 0:
             self._tidy_for_good()
@@ -323,7 +324,7 @@ class Pipeline:
         now = time.monotonic()
         if now - self._idle_since <= IDLE_S or self._line_waits():
             return
-        if now - self._collected_at > KNOWN_ANSWER_EVERY_S:
+        if now - self._collected_at > COLLECT_ALL_EVERY_S:
             gc.collect()
             self._collected_at = now
         elif self._until_freeze < 0 and gc.get_count()[0] > 5_000:  # of other threads: adapters, couriers
