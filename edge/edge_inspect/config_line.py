@@ -238,6 +238,11 @@ def _adapter_mistakes(at: str, line: LineConfig) -> Iterator[tuple[str, str, str
     gpio, reject = line.gpio, line.reject
     if reject is not None and (reject.travel_ms is None) == (reject.travel_counts is None):
         yield f"{at}.reject", "both or none of travel_ms and travel_counts", "exactly one of them"
+    if line.fail_safe == "reject" and (gpio is None or gpio.reject_line is None):  # it would throw nothing out
+        yield f"{at}.fail_safe", '"reject" without a reject output', "[line.gpio] with reject_line beside it"
+    counts = reject is not None and reject.travel_counts is not None
+    if counts and line.source == "gpio" and gpio is not None and gpio.encoder_line is None:
+        yield f"{at}.reject.travel_counts", "it without an encoder", "[line.gpio] with encoder_line, or travel_ms"
     if gpio is not None and reject is None:
         for name in ("reject_line", "confirm_line", "encoder_line"):
             if getattr(gpio, name) is not None:

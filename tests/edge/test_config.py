@@ -68,6 +68,14 @@ BAD = {
     "gate at no distance": Bad(
         CAMERA + "[[line]]\n[line.socket]\n[line.reject]\n", ("line[0].reject", "travel_ms", "exactly one")
     ),
+    "reject at rest without a wire": Bad(
+        CAMERA + '[[line]]\nfail_safe = "reject"\n[line.modbus_server]\n',
+        ("line[0].fail_safe", "without a reject output", "reject_line"),
+    ),
+    "gate by encoder without one": Bad(
+        CAMERA + "[[line]]\n[line.gpio]\ntrigger_line = 1\nreject_line = 4\n[line.reject]\ntravel_counts = 9\n",
+        ("line[0].reject.travel_counts", "without an encoder", "encoder_line, or travel_ms"),
+    ),
     "gate wire without reject": Bad(
         CAMERA + "[[line]]\n[line.gpio]\nreject_line = 4\n", ("line[0].gpio.reject_line", "without [line.reject]")
     ),
