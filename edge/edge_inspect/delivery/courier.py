@@ -97,16 +97,9 @@ class Courier:
         self._renewal = Renewal(broker, self._dialer, settle_s=settle_s)
         self._plant = Plant(outbox, topics, count=self._count, resend_s=resend_s)
         self._sender = Sender(
-            outbox,
-            topics.defect,
-            ack=ack,
-            window=window,
-            resend_s=resend_s,
-            drain_per_s=drain_per_s,
-            max_packet_bytes=max_packet_bytes,
-            device=topics.device,
-            utc_ns=utc_ns,
-        )
+            outbox, topics.defect, ack=ack, window=window, resend_s=resend_s, drain_per_s=drain_per_s,
+            max_packet_bytes=max_packet_bytes, device=topics.device, utc_ns=utc_ns,
+        )  # fmt: skip
 
     # Called from other threads
 
@@ -199,14 +192,9 @@ class Courier:
         will = Will(self._topics.state, self._state.gone("connection-lost", None).to_bytes())
         keep_session = self._ack == "ingester"  # acknowledgements may wait for us at the broker
         link = Link(
-            self._broker,
-            self._topics.device,
-            will=will,
-            clean=not keep_session,
-            session_s=SESSION_S if keep_session else 0,
-            dialer=self._dialer,
-            alive=self._alive,
-        )
+            self._broker, self._topics.device, will=will, clean=not keep_session,
+            session_s=SESSION_S if keep_session else 0, dialer=self._dialer, alive=self._alive,
+        )  # fmt: skip
         try:
             self._beat()
             self._renewal.connecting()
