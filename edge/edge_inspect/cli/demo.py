@@ -37,7 +37,7 @@ from edge_inspect.cli.options import (
     ThreadCount,
     check_provider,
 )
-from edge_inspect.cli.output import emit
+from edge_inspect.cli.output import emit, size
 from edge_inspect.cli.run import stop_on_signals
 from edge_inspect.cli.scoring import DeepLook, Scorer
 from edge_inspect.cli.summary import summary
@@ -265,12 +265,3 @@ class DemoLine:
             f"exactly); {result['reports_arrived']} of {result['reports']} reports arrived, "
             f"{size(result['bytes_sent'])} sent{saved}; {result['model']} on {result['provider']}"
         )
-
-
-def size(count_bytes: float) -> str:
-    """1536 -> `1.5 kB`"""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count_bytes < 1000 or unit == "GB":
-            return f"{count_bytes:.0f} B" if unit == "B" else f"{count_bytes:.1f} {unit}"
-        count_bytes /= 1000
-    raise AssertionError

@@ -17,3 +17,12 @@ def emit(result: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(result, allow_nan=False, ensure_ascii=False) + "\n")
     sys.stdout.flush()
     emitted = True
+
+
+def size(number_bytes: float) -> str:
+    """1536 -> `1.5 kB`"""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number_bytes < 1000:
+            return f"{number_bytes:.0f} {unit}" if unit == "B" else f"{number_bytes:.1f} {unit}"
+        number_bytes /= 1000
+    return f"{number_bytes:.1f} TB"

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_inspect.cli.options import AsJson, StateDir
-from edge_inspect.cli.output import emit
+from edge_inspect.cli.output import emit, size
 from edge_inspect.config_model import default_state_dir
 from edge_inspect.errors import InspectError, Refusal
 from edge_inspect.health.doors import SOCKET_NAME, short_name
@@ -110,7 +110,7 @@ def page(told: dict[str, Any]) -> RenderableType:
     """The whole status for a person."""
     up = _duration(told["uptime_s"])
     heat = "" if told["temperature_c"] is None else f", {told['temperature_c']:.0f} C"
-    head = Text(f"{told['device']}  edge-inspect {told['version']}, up {up}, {_bytes(told['rss_bytes'])}{heat}")
+    head = Text(f"{told['device']}  edge-inspect {told['version']}, up {up}, {size(told['rss_bytes'])}{heat}")
     return Group(head, _cameras(told["cameras"]), *_lines(told["lines"]), _delivery(told), *_warnings(told))
 
 
@@ -150,10 +150,10 @@ def _delivery(told: dict[str, Any]) -> Text:
         words.append("outbox  cannot be read\n", "bold red")
     else:
         waits = f", the oldest for {_duration(outbox['oldest_age_s'])}" if outbox["depth"] else ""
-        words.append(f"outbox  {outbox['depth']:,} reports wait{waits}; {_bytes(outbox['size_bytes'])} on disk")
+        words.append(f"outbox  {outbox['depth']:,} reports wait{waits}; {size(outbox['size_bytes'])} on disk")
         words.append(f"; {outbox['dropped']:,} LOST\n" if outbox["dropped"] else "\n", "bold red")
     if (kept := told.get("evidence")) is not None:
-        words.append(f"pictures  {kept['pictures']:,} kept, {_bytes(kept['size_bytes'])} on disk")
+        words.append(f"pictures  {kept['pictures']:,} kept, {size(kept['size_bytes'])} on disk")
         lost = kept["skipped"] + kept["failed"]
         words.append(f"; {lost:,} parts without\n" if lost else "\n", "yellow")
     if link is None:
@@ -165,8 +165,8 @@ def _delivery(told: dict[str, Any]) -> Text:
             "connected" if link["connected"] else f"down: {link['trouble'] or 'connecting'}",
             "" if link["connected"] else "red",
         )
-        words.append(f"; {link['reports_sent']:,} reports in {_bytes(link['bytes_sent'])} sent")
-        words.append(f", {_bytes(stayed)} of raw frames stayed here")
+        words.append(f"; {link['reports_sent']:,} reports in {size(link['bytes_sent'])} sent")
+        words.append(f", {size(stayed)} of raw frames stayed here")
     return words
 
 
@@ -188,14 +188,6 @@ def _reasons(unknown: dict[str, int]) -> str:
 def _spread(latency: dict[str, float | None]) -> str:
     """p50, p99 and max in ms."""
     return "/".join("-" if (ms := latency[key]) is None else f"{ms:.0f}" for key in ("p50", "p99", "max"))
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
 
 
 def _duration(seconds: float) -> str:
