@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from typing import NamedTuple
 
@@ -39,13 +40,15 @@ class PicturePool:
         self._free: deque[Pixels] = deque(np.zeros(0, np.uint8) for _ in range(buffers))
         self._scratch = np.zeros(0, np.uint8)
         self._size_bytes = 0
+        self._growing = threading.Lock()
 
     def prepare(self, height_px: int, width_px: int) -> None:
         """Frames (height, width, 3) will come: make every buffer large enough."""
         size = height_px * width_px * 3
-        if size <= self._size_bytes:
-            return
-        self._size_bytes = size
+        with self._growing:  # two cameras at once: the size only ever goes up
+            if size <= self._size_bytes:
+                return
+            self._size_bytes = size
         for _ in range(len(self._free)):  # one that is in use is replaced when it comes back
             try:
                 self._put(self._free.popleft())
