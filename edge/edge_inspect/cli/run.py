@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.judge import Kind
 
 FIRST_OPEN_S = 5.0
+SECOND_THOUGHT_S = 1.0
 EXAMPLES = """Examples:\n
   edge-inspect --camera /dev/video0 --mqtt mqtt://broker.plant\n
   edge-inspect run --config /etc/edge-inspect/edge-inspect.toml\n
@@ -124,12 +126,20 @@ class Teller:
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """SIGTERM and Ctrl-C set the event instead of ending the process; a second one ends it at once."""
+    """SIGTERM and Ctrl-C set the event instead of ending the process.
+
+    A second SIGTERM changes nothing: supervisors send it again. A second Ctrl-C, a second later, ends it at once.
+    """
     stop = threading.Event()
+    asked_s = 0.0
 
     def ask(number: int, frame: object) -> None:
-        if stop.is_set():
+        nonlocal asked_s
+        now_s = time.monotonic()
+        if stop.is_set() and number == signal.SIGINT and now_s - asked_s > SECOND_THOUGHT_S:
+            os.write(2, b"edge-inspect: ended at once, by a second Ctrl-C\n")
             os._exit(128 + number)
+        asked_s = asked_s or now_s
         stop.set()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
