@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,7 @@ def test_show_json_is_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ('source = "gone.mp4"', "key `camera[0].source`"),
         ('source = "sim:sed=3"', "did you mean seed"),
         ('source = "sim"\nmodel = "no-such-model"', "key `camera[0].model`"),
+        ('[model]\ndir = "no-such-model"', "key `model.dir`"),
     ],
 )
 def test_check_looks_into_what_the_configuration_points_at(
@@ -153,3 +155,27 @@ def test_a_trigger_without_need_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert run_command(["config", "check", str(file)]) == 0
     assert run_command(["config", "show", str(file)]) == 0
     assert "[[line]]" in (shown := capsys.readouterr().out) and "[line.socket]" in shown
+
+
+def test_check_refuses_an_adapter_whose_library_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "line.toml"
+    for library, table in (("pymodbus", "[line.modbus_server]"), ("gpiod", "[line.gpio]\nok_line = 3")):
+        file.write_text(f'[[camera]]\nname = "a"\nsource = "sim"\n[[line]]\n{table}\n')
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, library, None)
+            assert run_command(["config", "check", str(file)]) == 78
+        assert f"needs {library}, which is not installed" in capsys.readouterr().err
+
+
+def test_check_refuses_a_socket_in_a_folder_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "line.toml"
+    file.write_text('[[camera]]\nname = "a"\nsource = "sim"\n[[line]]\n[line.socket]\npath = "gone/a.sock"\n')
+    assert run_command(["config", "check", str(file)]) == 78
+    assert f'key `socket.path`: found "{tmp_path}/gone/a.sock"' in capsys.readouterr().err
+    (tmp_path / "gone").mkdir()
+    assert run_command(["config", "check", str(file)]) == 0
+    assert list((tmp_path / "gone").iterdir()) == []

@@ -17,7 +17,7 @@ from edge_inspect.cli.output import emit
 from edge_inspect.config import CameraConfig, Config, load_config
 from edge_inspect.errors import BadConfig, BadModel, BadSource, StorageFailing, Usage
 from edge_inspect.inference.package import ModelPackage, find_model
-from edge_inspect.line.open import check_fit
+from edge_inspect.line.open import check_adapters, check_fit
 from edge_inspect.lines import check_has_line, part_times
 from edge_inspect.verdict.recipe import find_recipe, load_recipe
 
@@ -60,17 +60,21 @@ def init(
 
 
 def check(file: ConfigFile = DEFAULT_FILE, as_json: AsJson = False) -> None:
-    """Check everything that `run` would refuse: keys, values, recipes, model packages, sources. Opens no camera.
+    """Check what `run` would refuse: keys, values, recipes, model packages, sources, adapters. Opens no device.
 
-    One line and exit code 78 when something is wrong.
+    One line and exit code 78 when something is wrong. Whether devices are there and ports free, says `doctor`.
     """
     config = load_config(file)
     for index, camera in enumerate(config.camera):
         try:
             _check_camera(config, camera)
-        except (BadSource, BadModel) as err:
-            key = "source" if isinstance(err, BadSource) else "model"
-            raise BadConfig(f"{file}: key `camera[{index}].{key}`: {err}") from err
+        except BadSource as err:
+            raise BadConfig(f"{file}: key `camera[{index}].source`: {err}") from err
+        except BadModel as err:
+            key = f"camera[{index}].model" if camera.model else "model.dir"
+            raise BadConfig(f"{file}: key `{key}`: {err}") from err
+    for line in config.line:
+        check_adapters(line)
     names = [camera.name for camera in config.camera]
     _tell(as_json, f"{file}: ok, {len(names)} camera(s): {', '.join(names)}", {"file": str(file), "cameras": names})
 

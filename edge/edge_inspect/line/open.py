@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,6 +165,26 @@ def check_fit(config: LineConfig, times: PartTimes, *, built: bool = False) -> N
         raise BadConfig(f"{at}: key `reject.travel_ms`: found {reject.travel_ms:g}, {allowed}")
 
 
+def check_adapters(config: LineConfig) -> None:
+    """What the adapters need of this box: libraries, a socket's folder. Opens no device. Raises BadConfig."""
+    for key in config.tables():
+        if key in NEEDS and find_spec(NEEDS[key]) is None:
+            raise _library_missing(config, key)
+    path = config.socket.path if config.socket else None
+    if path is not None and not path.parent.is_dir():
+        raise BadConfig(
+            f'line `{config.name}`: key `socket.path`: found "{path}", allowed: a path in a folder that is there, '
+            f"unlike {path.parent}"
+        )
+
+
+def _library_missing(config: LineConfig, key: str) -> BadConfig:
+    return BadConfig(
+        f"line `{config.name}`: [line.{key}] needs {NEEDS[key]}, which is not installed: "
+        "pip install 'edge-inspect[line]'"
+    )
+
+
 def _tracker(config: LineConfig, adapters: Sequence[Adapter]) -> RejectTracker | None:
     reject = config.reject
     if reject is None:
@@ -188,10 +209,7 @@ def _built(key: str, config: LineConfig, around: Around, heard: _Heard) -> Adapt
     except ModuleNotFoundError as err:
         if err.name is None or err.name.partition(".")[0] != NEEDS.get(key):
             raise
-        raise BadConfig(
-            f"line `{config.name}`: [line.{key}] needs {NEEDS[key]}, which is not installed: "
-            "pip install 'edge-inspect[line]'"
-        ) from err
+        raise _library_missing(config, key) from err
     return adapter
 
 
