@@ -11,6 +11,7 @@ import pytest
 from edge_inspect.delivery import outbox_db
 from edge_inspect.delivery.outbox import FILE_NAME, Outbox
 from edge_inspect.errors import StorageFailing
+from edge_inspect.threads import Thread
 from tests.line.conftest import Build
 from tests.line.test_looking_in import Endless, running, until_there
 
@@ -23,7 +24,7 @@ def test_every_thread_of_the_daemon_has_a_heart_that_beats(build: Build) -> None
     appliance, _ = build({"left": Endless(), "right": Endless()}, deliver=True)
     with running(appliance):
         until_there(lambda: len(appliance.pipeline._lanes) == 2)
-        started = {thread.name for thread in threading.enumerate() if type(thread).__module__.endswith("daemon")}
+        started = {thread.name for thread in threading.enumerate() if isinstance(thread, Thread)}
         hearts = {heart.name: heart for heart in appliance._hearts()}
         assert started - before - WATCHED_OTHERWISE == set(hearts)
         begun_ns = time.monotonic_ns()
