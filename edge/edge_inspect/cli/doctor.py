@@ -34,7 +34,7 @@ def doctor(
     threads: ThreadCount = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check Python, runtime, model, cameras, disk, clock and broker; each line says how to mend what is wrong.
+    """Check Python, runtime, model, cameras, disk, clock, broker and line; each line says how to mend what is wrong.
 
     Exit code 0 when nothing failed (warnings are allowed), 1 when something did.
     """

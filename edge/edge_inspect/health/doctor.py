@@ -19,6 +19,7 @@ from pathlib import Path
 from edge_inspect.config import CameraConfig, Config
 from edge_inspect.health.check_box import check_camera, check_cameras_there, check_clock, check_mlock, check_state_dir
 from edge_inspect.health.check_broker import check_broker, check_secrets
+from edge_inspect.health.check_line import check_lines, check_metrics
 from edge_inspect.health.check_runtime import (
     check_cpu,
     check_faster,
@@ -53,6 +54,8 @@ def examine(config: Config, *, any_camera: bool = False) -> Iterator[Finding]:
     yield check_mlock(config.camera, resource.getrlimit(resource.RLIMIT_MEMLOCK)[0], _text("/proc/self/status"))
     yield check_clock()
     yield check_broker(config.mqtt, config.device.device)
+    yield from check_lines(config)
+    yield check_metrics(config)
     yield check_secrets(_secret_files(config))
 
 

@@ -262,7 +262,7 @@ def test_examination_has_every_check_once(quiet_home: Path) -> None:
     assert {"python", "runtime", "providers", "cpu", "faster", "model", "camera camera", "state", "sqlite"} <= set(
         names
     )
-    assert {"memory lock", "clock", "broker", "secrets", "disk"} <= set(names)
+    assert {"memory lock", "clock", "broker", "metrics", "secrets", "disk"} <= set(names)
 
 
 def test_doctor_prints_findings_and_one_json_object(quiet_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
