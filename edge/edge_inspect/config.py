@@ -107,8 +107,11 @@ def config_from_options(
 ) -> Config:
     """A Config from the command line alone, or `base` with what the command line says instead. Raises Usage.
 
-    `camera` replaces all cameras of `base`; `recipe` and `model` then hold for every camera.
+    `recipe` and `model` hold for every camera. `camera` stands for a whole configuration: lines, recipes and names
+    of a `base` would go on meaning another one.
     """
+    if base is not None and camera is not None:
+        raise Usage("--camera and --config: one or the other")
     tables: dict[str, Any] = base.model_dump(mode="json") if base else {}
     if camera is not None:
         tables["camera"] = [{"name": "camera", "source": camera}]

@@ -388,3 +388,13 @@ def test_bad_command_line_is_a_usage_error(options: dict[str, str], says: str) -
 def test_state_dir_without_systemd_is_below_home() -> None:
     assert default_state_dir({"XDG_STATE_HOME": "/s"}) == Path("/s/edge-inspect")
     assert default_state_dir({}) == Path.home() / ".local/state/edge-inspect"
+
+
+@pytest.mark.parametrize("command", ["run", "doctor"])
+def test_camera_and_config_at_once_are_refused(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "edge.toml"
+    file.write_text(CAMERA)
+    assert run_command([command, "--config", str(file), "--camera", "sim"]) == 64
+    assert capsys.readouterr().err == "edge-inspect: --camera and --config: one or the other\n"

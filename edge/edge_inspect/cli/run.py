@@ -72,7 +72,7 @@ def run(
 ) -> None:
     """Watch the line: judge every part, send only defects. Runs until SIGTERM, Ctrl-C, or the end of a recording.
 
-    With --camera a source must open within 5 s; with --config cameras are waited for, for ever.
+    Either --camera, whose source must open within 5 s, or --config, whose cameras are waited for, for ever.
     """
     base = load_config(config) if config else None
     settings = config_from_options(
