@@ -36,6 +36,8 @@ else:
 PREFIX = "CLOUD_INSPECT_"
 MAX_BYTES = 1 << 20
 PORTS = {"mqtt": 1883, "mqtts": 8883}
+OPTIONS = {("mqtt", "url"): "--mqtt", ("database", "url"): "--db"}
+"""Options that are not named as the key that they set."""
 _PASSWORD = re.compile(r"(://[^\s/@:]*:)[^\s/@]*@")
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -158,12 +160,12 @@ def load_settings(
         for key, value in keys.items():
             if value is not None:
                 document.setdefault(table, {})[key] = str(value) if isinstance(value, Path) else value
-                where[table, key] = f"--{key.replace('_', '-')}"
+                where[table, key] = OPTIONS.get((table, key), f"--{key.replace('_', '-')}")
     try:
         settings = Settings.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as err:
         raise BadSettings(_explain(err, where, path)) from err
-    _refuse_contradictions(settings.mqtt, path)
+    _refuse_contradictions(settings.mqtt, where, path)
     return settings
 
 
@@ -227,9 +229,12 @@ def _known(table: tuple[str, ...]) -> set[str]:
     return set(model.model_fields)
 
 
-def _refuse_contradictions(mqtt: MqttSettings, path: Path | None) -> None:
-    where = path or "settings"
+def _refuse_contradictions(mqtt: MqttSettings, where: Mapping[tuple[str, ...], str], path: Path | None) -> None:
+    def source(key: str) -> str:
+        return where.get(("mqtt", key)) or where.get(("mqtt",)) or str(path or "settings")
+
     if not mqtt.url.startswith("mqtts:") and (mqtt.ca or mqtt.cert or mqtt.key):
-        raise BadSettings(f"{where}: key `mqtt.url`: found {mqtt.url!r} beside certificates, allowed: mqtts://")
+        raise BadSettings(f"{source('url')}: key `mqtt.url`: found {mqtt.url!r} beside certificates, allowed: mqtts://")
     if (mqtt.cert is None) != (mqtt.key is None):
-        raise BadSettings(f"{where}: key `mqtt.cert`: found one of cert and key, allowed: both or none")
+        at = source("key" if mqtt.cert is None else "cert")
+        raise BadSettings(f"{at}: key `mqtt.cert`: found one of cert and key, allowed: both or none")

@@ -66,6 +66,12 @@ def test_a_mistake_in_a_variable_or_an_option_names_it() -> None:
     options: dict[str, dict[str, Any]] = {"ingest": {"name": "a b"}}
     with pytest.raises(BadSettings, match=r"^--name: key `ingest.name`"):
         load_settings(None, options, NOTHING)
+    with pytest.raises(BadSettings, match=r"^--db: key `database.url`: found \"foo://x\""):
+        load_settings(None, {"database": {"url": "foo://x"}}, NOTHING)
+    with pytest.raises(BadSettings, match=r"^--mqtt: key `mqtt.url`: found \"foo\""):
+        load_settings(None, {"mqtt": {"url": "foo"}}, NOTHING)
+    with pytest.raises(BadSettings, match=r"^--cert: key `mqtt.cert`"):
+        load_settings(None, {"mqtt": {"url": "mqtts://x", "cert": "a.pem"}}, NOTHING)
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe", b"\xff" * 2_000_000])
