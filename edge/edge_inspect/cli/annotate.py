@@ -1,11 +1,15 @@
 """An annotated copy of a recording: each part framed and followed through the picture, with its verdict and defects
 once it is judged; below it a line with the counts, beside it the newest verdict.
 
-H.264 in MP4, as browsers and phones play it. A `Watcher` of the pipeline: sees frames while their slot is leased.
+H.264 in MP4, as browsers and phones play it. It is written beside its name and renamed at the end: there is a whole
+video or none, and what bore the name before stays until then. A `Watcher` of the pipeline: sees frames while their slot
+is leased.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -33,12 +37,17 @@ VERDICTS_KEPT = 100
 
 
 class AnnotatedVideo:
-    """`with AnnotatedVideo(path, fps) as video:` and hand it to the appliance as a watcher. Raises StorageFailing."""
+    """`with AnnotatedVideo(path, fps) as video:` and hand it to the appliance as a watcher. Raises StorageFailing.
+
+    `written`: the file is there and whole; without a single frame it is not.
+    """
 
     def __init__(self, path: Path, fps: float | None) -> None:
         if path.suffix.lower() != ".mp4":
             raise Usage(f"--annotate {path}: allowed: a file that ends in .mp4")
         self.path = path
+        self.written = False
+        self._unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
         self._rate = Fraction(fps or 25).limit_denominator(1000)
         self._stream: av.VideoStream | None = None
         self._counts = dict.fromkeys(Kind, 0)
@@ -47,8 +56,7 @@ class AnnotatedVideo:
         self._colour = COLOURS[Kind.OK]
         self._verdicts: dict[int, Verdict] = {}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = av.open(str(path), "w")
+            self._file = av.open(str(self._unfinished), "w", format="mp4")
         except OSError as err:
             raise StorageFailing(f"{path}: cannot be written: {err.strerror or err}") from err
 
@@ -58,9 +66,22 @@ class AnnotatedVideo:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._stream is not None:
-            self._file.mux(self._stream.encode(None))
-        self._file.close()
+        try:
+            if kind is None and self._stream is not None:
+                self._finish(self._stream)
+        finally:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._unfinished.unlink(missing_ok=True)
+
+    def _finish(self, stream: av.VideoStream) -> None:
+        try:
+            self._file.mux(stream.encode(None))
+            self._file.close()
+            self._unfinished.replace(self.path)
+        except OSError as err:
+            raise StorageFailing(f"{self.path}: cannot be written: {err.strerror or err}") from err
+        self.written = True
 
     def judged(self, lane: Lane, judged: Judged, pixels: Pixels | None) -> None:
         kind = judged.verdict.kind

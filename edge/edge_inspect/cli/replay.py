@@ -11,7 +11,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -41,6 +41,7 @@ from edge_inspect.cli.output import emit
 from edge_inspect.cli.run import stop_on_signals
 from edge_inspect.cli.scoring import DeepLook, Scorer, load_truth
 from edge_inspect.cli.summary import summary
+from edge_inspect.cli.targets import check_folder, check_target, source_path
 from edge_inspect.cli.video_meter import stream_bytes
 from edge_inspect.config import config_from_options
 from edge_inspect.config_evidence import EvidenceConfig
@@ -58,6 +59,8 @@ EXAMPLES = """Examples:\n
   edge-inspect replay sim:seed=3,parts=50 --out out/
 """
 ASSUMED_FPS = 25.0
+WRITTEN = ("parts.jsonl", "report.jsonl", "index.html", "summary.json", "parts")
+"""Into --out."""
 
 
 def add(app: typer.Typer) -> None:
@@ -88,6 +91,7 @@ def replay(
 ) -> None:
     """Inspect a recording, every frame of it, as fast as this machine can."""
     configure_log("warning", "text")
+    _check_targets(source, {"truth": truth, "recipe": recipe}, out, annotate)
     known = load_truth(truth) if truth else None
     config = config_from_options(
         None,
@@ -123,6 +127,8 @@ def replay(
     result.update(
         _bandwidth(result["bytes_sent"] if mqtt else recorder.report_bytes, None if frames else stream_bytes(source))
     )
+    if video and not video.written:
+        console.print(f"[yellow]--annotate {annotate}: not written, there was no frame")
     if getattr(camera, "ended_early", ""):
         result["ended_early"] = camera.ended_early  # type: ignore[attr-defined]
         console.print(f"[yellow]{camera.ended_early}")  # type: ignore[attr-defined]
@@ -138,6 +144,17 @@ def replay(
         )
     if as_json:
         emit(result)
+
+
+def _check_targets(source: str, files: Mapping[str, Path | None], out: Path | None, annotate: Path | None) -> None:
+    """Raises Usage when the recording, or a file that is read with it, would be written over."""
+    inputs = [("source", source_path(source)), *files.items()]
+    if out:
+        check_folder("--out", out, WRITTEN, inputs)
+    if annotate:
+        new = out is not None and not out.exists() and annotate.parent.absolute() == out.absolute()  # --out makes it
+        if not new:
+            check_target("--annotate", annotate, inputs)
 
 
 def _scores(

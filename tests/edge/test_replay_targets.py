@@ -1,0 +1,107 @@
+"""What `replay` writes never destroys what it reads, and is whole or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from edge_inspect.cli import run_command
+from edge_inspect.cli.annotate import AnnotatedVideo
+from edge_inspect.errors import Usage
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(3):
+            picture = np.full((64, 64, 3), 240, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        file.mux(stream.encode(None))
+    return path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
+    assert run_command(["replay", *map(str, words)]) == Usage.exit_code
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    return err
+
+
+@pytest.mark.parametrize("way", ["itself", "link", "hard link", "round about", "file://"])
+def test_the_recording_is_never_written_over_by_its_annotated_copy(
+    clip: Path, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
+    before, source, target = clip.read_bytes(), str(clip), clip
+    if way == "link":
+        (target := clip.with_name("link.mp4")).symlink_to(clip)
+    elif way == "hard link":
+        os.link(clip, target := clip.with_name("hard.mp4"))
+    elif way == "round about":
+        (clip.parent / "sub").mkdir()
+        target = clip.parent / "sub" / ".." / clip.name
+    elif way == "file://":
+        source = f"file://{clip}"
+    assert f"--annotate {target}: is the source" in refused(capsys, source, "--annotate", target)
+    assert clip.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["index.html", "parts.jsonl", "parts/camera-000003.jpg"])
+def test_the_recording_is_never_written_over_through_out(
+    clip: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    source = clip.parent / "out" / name
+    source.parent.mkdir(parents=True)
+    clip.rename(source)
+    before = source.read_bytes()
+    assert "is the source" in refused(capsys, source, "--out", clip.parent / "out")
+    assert source.read_bytes() == before
+
+
+def test_pictures_of_an_earlier_replay_are_not_its_own_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out" / "parts").mkdir(parents=True)
+    assert "is the source" in refused(capsys, tmp_path / "out" / "parts", "--out", tmp_path / "out")
+
+
+def test_a_truth_or_recipe_is_never_written_over(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (truth := clip.parent / "summary.json").write_text("{}")
+    assert "is the truth" in refused(capsys, clip, "--truth", truth, "--out", clip.parent)
+    assert truth.read_text() == "{}"
+
+
+def test_no_folder_is_made_for_an_annotated_copy(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = clip.parent / "missing"
+    assert f"there is no folder {missing}" in refused(capsys, clip, "--annotate", missing / "copy.mp4")
+    assert not missing.exists()
+
+
+def test_a_copy_that_failed_leaves_nothing_and_what_was_there_stays(tmp_path: Path) -> None:
+    (old := tmp_path / "copy.mp4").write_bytes(b"of yesterday")
+    with pytest.raises(RuntimeError), AnnotatedVideo(old, 25) as video:
+        video._encode(np.zeros((64, 64, 3), np.uint8))
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["copy.mp4"]
+    assert old.read_bytes() == b"of yesterday" and not video.written
+
+
+def test_a_copy_appears_whole_under_its_name(tmp_path: Path) -> None:
+    with AnnotatedVideo(tmp_path / "copy.mp4", 25) as video:
+        video._encode(np.zeros((64, 64, 3), np.uint8))
+        assert not video.path.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["copy.mp4"]
+    with av.open(str(video.path)) as file:
+        assert sum(1 for _ in file.decode(video=0)) == 1
+
+
+def test_without_a_frame_there_is_no_copy(tmp_path: Path) -> None:
+    with AnnotatedVideo(tmp_path / "copy.mp4", 25) as video:
+        pass
+    assert not video.written and not list(tmp_path.iterdir())
