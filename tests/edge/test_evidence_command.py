@@ -98,7 +98,11 @@ def test_show_tells_everything_of_one_part(state: Path, capsys: pytest.CaptureFi
         (["show", "' OR 1=1 --"], 1, "no picture of this part"),
         (["export", "{tmp}/out", "--format", "yolo"], 64, "allowed: files, coco"),
         (["export", "{tmp}/out", "--camera", "right"], 1, "nothing to export"),
-        (["export", "{tmp}/state"], 1, "is there already"),
+        (["export", "{tmp}/state"], 64, "is there already"),
+        (["export", "."], 64, "is there already"),
+        (["export", "{tmp}/out.tar"], 64, "allowed: a new folder's name or a file that ends in .zip"),
+        (["export", "{tmp}/out.tar.gz"], 64, "`.gz` is not written"),
+        (["export", "{tmp}/out.7z"], 64, "`.7z` is not written"),
         (["export", "/proc/out"], 1, "cannot be written"),
     ],
 )
@@ -110,6 +114,34 @@ def test_what_cannot_be_done_is_one_line(
     assert run_command(words) == code
     err = capsys.readouterr().err
     assert said in err and len(err.splitlines()) == 1
+
+
+def test_a_folder_may_have_a_date_in_its_name(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    to = state.parent / "shift.2026-11-22"
+    assert run_command(["evidence", "export", str(to), "--state", str(state), "--limit", "1", "--format", "coco"]) == 0
+    assert (to / "evidence.json").is_file()
+    assert "1 part, 1 picture, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("closed", ["folder", "index"])
+@pytest.mark.parametrize("words", [["list"], ["show", "x"], ["export", "out"]])
+def test_another_user_is_told_whom_to_ask_as(
+    state: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    closed: str,
+) -> None:
+    def not_permitted(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    if closed == "folder":
+        monkeypatch.setattr(Path, "is_file", not_permitted)
+    monkeypatch.setattr(Path, "open", not_permitted)
+    assert run_command(["evidence", *words, "--state", str(state)]) == 1
+    err = capsys.readouterr().err
+    asked = f"sudo -u edge-inspect edge-inspect evidence {words[0]} ..."
+    assert len(err.splitlines()) == 1 and f"not permitted; ask as the daemon's user: {asked}" in err
 
 
 @pytest.mark.parametrize(

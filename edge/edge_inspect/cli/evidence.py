@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import time
@@ -17,8 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edge_inspect.cli.options import AsJson, StateDir
 from edge_inspect.cli.output import emit
+from edge_inspect.cli.plural import counted
 from edge_inspect.config_model import default_state_dir
 from edge_inspect.delivery.evidence import FOLDER
+from edge_inspect.delivery.evidence_index import FILE_NAME
 from edge_inspect.delivery.evidence_read import KeptPart, Wanted, find_parts
 from edge_inspect.errors import Refusal, Usage
 
@@ -66,7 +69,7 @@ def list_(
     Example: edge-inspect evidence list --since 2h --verdict NG
     """
     folder = _folder(state)
-    parts = find_parts(folder, _wanted(verdict, camera, since, until, limit))
+    parts = _find(folder, _wanted(verdict, camera, since, until, limit), "list")
     if json_:
         emit({"folder": str(folder), "parts": [_told(folder, part) for part in parts]})
         return
@@ -76,7 +79,7 @@ def list_(
         size_kb = sum(picture.bytes for picture in part.pictures) / 1e3
         typer.echo(
             f"{record.captured_utc:%Y-%m-%d %H:%M:%S}Z  {record.verdict:7} {record.id}  {found}  "
-            f"({len(part.pictures)} pictures, {size_kb:.0f} kB)"
+            f"({counted(len(part.pictures), 'picture')}, {size_kb:.0f} kB)"
         )
     if not parts:
         typer.echo(f"{folder}: no such pictures", err=True)
@@ -92,7 +95,7 @@ def show(
     Example: edge-inspect evidence show 5f0c22ab-left-1042
     """
     folder = _folder(state)
-    found = find_parts(folder, Wanted(id=id_))
+    found = _find(folder, Wanted(id=id_), "show")
     if not found:
         raise Refusal(f"{id_}: no picture of this part is kept in {folder}")
     told = _told(folder, found[0])
@@ -131,8 +134,9 @@ def export(
 
     if form not in evidence_export.FORMATS:
         raise Usage(f"--format {form}: unknown; allowed: {', '.join(evidence_export.FORMATS)}")
+    evidence_export.check_name(to)
     folder = _folder(state)
-    parts = find_parts(folder, _wanted(verdict, camera, since, until, limit))
+    parts = _find(folder, _wanted(verdict, camera, since, until, limit), "export")
     if not parts:
         raise Refusal(f"{folder}: no such pictures, nothing to export")
     with _progress(len(parts)) as moved:
@@ -141,11 +145,27 @@ def export(
         emit({"path": str(to), "format": form, **done._asdict()})
         return
     left_out = f"; left out: {done.damaged} damaged, {done.gone} removed meanwhile" if done.damaged or done.gone else ""
-    typer.echo(f"{to}: {done.parts} parts, {done.pictures} pictures, {done.bytes / 1e6:.1f} MB{left_out}")
+    typer.echo(
+        f"{to}: {counted(done.parts, 'part')}, {counted(done.pictures, 'picture')}, {done.bytes / 1e6:.1f} MB{left_out}"
+    )
 
 
 def _folder(state: Path | None) -> Path:
     return (state or default_state_dir()) / FOLDER
+
+
+def _find(folder: Path, wanted: Wanted, doing: str) -> list[KeptPart]:
+    """`find_parts`, for whoever asks. Raises Refusal also where this user may not look."""
+    try:
+        with contextlib.suppress(FileNotFoundError), (folder / FILE_NAME).open("rb"):
+            pass
+        return find_parts(folder, wanted)
+    except PermissionError as err:
+        raise Refusal(
+            f"{folder}: not permitted; ask as the daemon's user: sudo -u edge-inspect edge-inspect evidence {doing} ..."
+        ) from err
+    except OSError as err:
+        raise Refusal(f"{folder}: cannot be read: {err.strerror or err}") from err
 
 
 def _wanted(

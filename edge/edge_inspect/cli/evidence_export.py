@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from edge_inspect.cli.contact_sheet import contact_sheet
+from edge_inspect.cli.plural import counted
 from edge_inspect.delivery.evidence_file import Damaged, Mark, Record
 from edge_inspect.delivery.evidence_read import KeptPart, Picture, read_whole
-from edge_inspect.errors import Refusal, StorageFailing
+from edge_inspect.errors import StorageFailing, Usage
 
 FORMATS = ("files", "coco")
 
@@ -43,7 +45,7 @@ def export(
 ) -> Exported:
     """Write parts into a new folder, or into a ZIP if `to` ends in .zip. `moved`: parts done so far.
 
-    Raises Refusal when something is there already, StorageFailing when it cannot be written.
+    Raises Usage when something is there already, StorageFailing when it cannot be written.
     """
     size = damaged = gone = 0
     written: list[tuple[Record, list[tuple[str, Picture]]]] = []
@@ -69,7 +71,7 @@ def export(
         if form == "coco":
             target.write("annotations.json", _json(coco(written)))
         page = [(record, [(name, picture.record) for name, picture in files]) for record, files in written]
-        target.write("index.html", contact_sheet(f"Evidence of {len(written)} parts", page).encode())
+        target.write("index.html", contact_sheet(f"Evidence of {counted(len(written), 'part')}", page).encode())
         target.write("evidence.json", _json([_told(*each) for _, files in written for each in files]))
     return Exported(len(written), sum(len(files) for _, files in written), size, damaged, gone)
 
@@ -156,12 +158,23 @@ class _Zip:
         self._file.writestr(name, content, compress_type=packed)
 
 
+def check_name(to: Path) -> None:
+    """Raises Usage when something is there already, or the name asks for another kind of file than we write."""
+    zipped = to.suffix.lower() == ".zip"
+    try:
+        if to.exists() and (zipped or not to.is_dir() or any(to.iterdir())):
+            raise Usage(f"{to}: is there already; give a new folder or a new .zip file")
+        if not zipped and not to.exists() and re.search("[A-Za-z]", to.suffix):
+            raise Usage(f"{to}: `{to.suffix}` is not written; allowed: a new folder's name or a file that ends in .zip")
+    except OSError as err:
+        raise StorageFailing(f"{to}: cannot be written: {err.strerror or err}") from err
+
+
 @contextmanager
 def _target(to: Path) -> Iterator[Target]:
+    check_name(to)
     zipped = to.suffix.lower() == ".zip"
-    if to.exists() and (zipped or not to.is_dir() or any(to.iterdir())):
-        raise Refusal(f"{to}: is there already; give a new folder or a new .zip file")
-    unfinished = to.with_name(to.name + ".part")
+    unfinished = to.absolute().with_name(to.absolute().name + ".part")
     try:
         if not zipped:
             (to / "pictures").mkdir(parents=True)
