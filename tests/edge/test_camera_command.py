@@ -87,7 +87,7 @@ def test_any_source_can_be_tested(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert told["broken"] == {}
     assert cv2.imread(str(tmp_path / "a.jpg")).shape == (told["height_px"], told["width_px"], 3)
     run("test", str(tmp_path / "a.jpg"))
-    assert "1 pictures" in capsys.readouterr().out
+    assert "1 picture," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,8 @@ def test_any_source_can_be_tested(capsys: pytest.CaptureFixture[str], tmp_path: 
         (["test", "nowhere.mp4"], BadSource, "nowhere.mp4"),
         (["test", "sim", "--exposure-us", "100"], BadSource, "exposure_us"),
         (["test", "sim:paced=false", "--out", "picture.txt"], Usage, "allowed: .jpg"),
-        (["test", "sim:paced=false", "--frames", "2", "--out", "/nowhere/at/all.jpg"], StorageFailing, "written"),
+        (["test", "sim:paced=false", "--frames", "2", "--out", "/nowhere/at/all.jpg"], Usage, "there is no folder"),
+        (["test", "sim:paced=false", "--frames", "2", "--out", "/proc/seen.jpg"], StorageFailing, "cannot be written"),
         (["test", "/dev/video61"], CameraLost, "/dev/video61"),
     ],
 )
@@ -111,3 +112,17 @@ def test_no_camera_at_all_is_an_empty_list(capsys: pytest.CaptureFixture[str]) -
     run("list", "--json")
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert isinstance(told["cameras"], list)
+
+
+def test_a_picture_is_never_written_over_by_what_was_seen_of_it(tmp_path: Path) -> None:
+    cv2.imwrite(str(picture := tmp_path / "one.png"), numbered(1, 64, 64)[0])
+    before = picture.read_bytes()
+    with pytest.raises(Usage, match="is the source"):
+        run("test", str(picture), "--out", str(picture))
+    assert picture.read_bytes() == before
+
+
+def test_a_folder_that_takes_no_picture_is_told_of_by_us_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(StorageFailing):
+        run("test", "sim:paced=false", "--frames", "2", "--out", "/proc/seen.jpg")
+    assert capfd.readouterr().err == ""

@@ -34,7 +34,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     return err
 
 
-@pytest.mark.parametrize("way", ["itself", "link", "hard link", "round about", "file://"])
+@pytest.mark.parametrize("way", ["itself", "link", "hard link", "round about", "file://", "gst"])
 def test_the_recording_is_never_written_over_by_its_annotated_copy(
     clip: Path, capsys: pytest.CaptureFixture[str], way: str
 ) -> None:
@@ -48,6 +48,8 @@ def test_the_recording_is_never_written_over_by_its_annotated_copy(
         target = clip.parent / "sub" / ".." / clip.name
     elif way == "file://":
         source = f"file://{clip}"
+    elif way == "gst":
+        source = f"gst:filesrc location={clip} ! decodebin ! videoconvert ! appsink"
     assert f"--annotate {target}: is the source" in refused(capsys, source, "--annotate", target)
     assert clip.read_bytes() == before
 

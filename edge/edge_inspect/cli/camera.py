@@ -19,6 +19,8 @@ from edge_inspect.capture.picture_check import PictureCheck
 from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.cli.options import AsJson
 from edge_inspect.cli.output import emit
+from edge_inspect.cli.plural import counted
+from edge_inspect.cli.targets import check_target, source_path
 from edge_inspect.errors import CameraLost, StorageFailing, Usage
 
 Px = Annotated[int | None, typer.Option(metavar="PX", min=1, max=65535)]
@@ -93,6 +95,8 @@ def test(
     """Open a source, read pictures, and report the format it really gives, its rate, jitter, losses and damage."""
     if out is not None and out.suffix.lower() not in PICTURE_SUFFIXES:
         raise Usage(f"--out {out}: unknown kind of picture; allowed: {', '.join(PICTURE_SUFFIXES)}")
+    if out is not None:
+        check_target("--out", out, [("source", source_path(source))])
     camera = camera_from(
         source, width=width, height=height, fps=fps, pixel_format=pixel_format, exposure_us=exposure_us, gain=gain,
         white_balance_k=white_balance_k,
@@ -158,11 +162,12 @@ def _save(out: Path, pixels: Pixels | None) -> None:
     if pixels is None:
         raise CameraLost(f"--out {out}: not one picture came that is whole")
     try:
-        written = cv2.imwrite(str(out), pixels)
+        coded = cv2.imencode(out.suffix, pixels)[1]
+        out.write_bytes(coded.tobytes())
     except cv2.error as err:
         raise StorageFailing(f"--out {out}: cannot be written ({err.err})") from err
-    if not written:
-        raise StorageFailing(f"--out {out}: cannot be written; does its folder exist?")
+    except OSError as err:
+        raise StorageFailing(f"--out {out}: cannot be written: {err.strerror or err}") from err
 
 
 def _result(camera: Camera, given: Format, seen: Seen, out: Path | None) -> dict[str, Any]:
@@ -193,7 +198,9 @@ def _print(console: Console, result: dict[str, Any]) -> None:
     size = f"{result['width_px']}x{result['height_px']} {result['pixel_format']}"
     table.add_row("format", f"{size}, {rate} fps by its own word")
     measured = "?" if result["measured_fps"] is None else f"{result['measured_fps']:g}"
-    table.add_row("measured", f"{result['frames']} pictures, {measured} fps, jitter {result['jitter_ms']} ms (p99)")
+    table.add_row(
+        "measured", f"{counted(result['frames'], 'picture')}, {measured} fps, jitter {result['jitter_ms']} ms (p99)"
+    )
     table.add_row("age when read", f"median {result['age_ms']['p50']} ms, most {result['age_ms']['max']} ms")
     table.add_row("missed", str(result["missed"]))
     broken = ", ".join(f"{reason} {count}" for reason, count in result["broken"].items())

@@ -5,6 +5,7 @@ Links count as what they lead to, and hard links as the same file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,10 +14,14 @@ from edge_inspect.errors import Usage
 
 def source_path(source: str) -> Path | None:
     """The file or folder that a source's text names; None for cameras, the simulator and what is not there."""
-    path = Path(source.strip().removeprefix("file://")).expanduser()
+    text = source.strip()
+    if text.startswith("gst:"):
+        location = re.search(r'location=(?:"([^"]+)"|(\S+))', text)
+        text = (location[1] or location[2]) if location else ""
     try:
-        return path if path.exists() else None
-    except (OSError, ValueError):
+        path = Path(text[7:] if text[:7].lower() == "file://" else text).expanduser()
+        return path if text and path.exists() else None
+    except (OSError, ValueError, RuntimeError):
         return None
 
 
