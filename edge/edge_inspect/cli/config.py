@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from edge_inspect.capture.open import camera_from
 from edge_inspect.cli.config_docs import configuration_page, starter_file
-from edge_inspect.cli.options import AsJson
+from edge_inspect.cli.options import AsJson, permitted_config
 from edge_inspect.cli.output import emit
 from edge_inspect.config import CameraConfig, Config, load_config
 from edge_inspect.errors import BadConfig, BadModel, BadSource, StorageFailing, Usage
@@ -23,7 +23,9 @@ from edge_inspect.verdict.recipe import find_recipe, load_recipe
 
 DEFAULT_FILE = Path("/etc/edge-inspect/edge-inspect.toml")
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="[FILE]", help="Configuration file.")]
+ConfigFile = Annotated[
+    Path, typer.Argument(metavar="[FILE]", readable=False, callback=permitted_config, help="Configuration file.")
+]
 
 
 def add(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from edge_inspect.cli.options import AsJson, ModelDir, MqttUrl, ProviderName, StateDir, ThreadCount
+from edge_inspect.cli.options import AsJson, ModelDir, MqttUrl, ProviderName, StateDir, ThreadCount, permitted_config
 from edge_inspect.cli.output import emit
 from edge_inspect.config import config_from_options, load_config
 from edge_inspect.health.doctor import examine
@@ -24,7 +24,14 @@ def add(app: typer.Typer) -> None:
 
 def doctor(
     config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="Check what this file asks for.")
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            readable=False,
+            callback=permitted_config,
+            help="Check what this file asks for.",
+        ),
     ] = None,
     camera: Annotated[str | None, typer.Option("--camera", metavar="SOURCE", help="Check this camera.")] = None,
     mqtt: MqttUrl = None,

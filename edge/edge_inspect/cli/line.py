@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edge_inspect.cli.options import AsJson
+from edge_inspect.cli.options import AsJson, permitted_config
 from edge_inspect.cli.output import emit
 from edge_inspect.config import load_config
 from edge_inspect.config_model import default_state_dir
@@ -32,10 +32,15 @@ def add(app: typer.Typer) -> None:
 
 Socket = Annotated[
     Path | None,
-    typer.Option("--socket", metavar="PATH", help="Default: line-line.sock in the state folder."),
+    typer.Option("--socket", metavar="PATH", readable=False, help="Default: line-line.sock in the state folder."),
 ]
 Count = Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many triggers, one after the other.")]
-ConfigFile = Annotated[Path, typer.Option("--config", metavar="FILE", help="The daemon's configuration.")]
+ConfigFile = Annotated[
+    Path,
+    typer.Option(
+        "--config", metavar="FILE", readable=False, callback=permitted_config, help="The daemon's configuration."
+    ),
+]
 First = Annotated[
     int | None,
     typer.Option("--first", metavar="SEQ", min=0, max=MOST_SEQUENCE, help="First number. (default: from the clock)"),

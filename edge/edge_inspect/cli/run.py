@@ -26,11 +26,15 @@ from edge_inspect.cli.options import (
     StateDir,
     ThreadCount,
     check_provider,
+    permitted_config,
+    permitted_state,
 )
 from edge_inspect.cli.output import emit
 from edge_inspect.cli.summary import summary
 from edge_inspect.config import config_from_options, load_config
 from edge_inspect.daemon import Appliance
+from edge_inspect.delivery.outbox_file import MAY_PASS
+from edge_inspect.errors import Refusal
 from edge_inspect.health.notify import Notifier
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.judge import Kind
@@ -59,7 +63,13 @@ def run(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE", help="Configuration (TOML); see `edge-inspect config init`."),
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            readable=False,
+            callback=permitted_config,
+            help="Configuration (TOML); see `edge-inspect config init`.",
+        ),
     ] = None,
     mqtt: MqttUrl = None,
     recipe: RecipeFile = None,
@@ -86,6 +96,7 @@ def run(
         model=str(model) if model else None,
     )
     configure_log(settings.log.level, settings.log.format)
+    make_state_dir(settings.state_dir)
     teller = Teller(Console(file=sys.stderr if as_json else sys.stdout, highlight=False))
     appliance = Appliance(
         settings,
@@ -101,6 +112,19 @@ def run(
         emit(result)
     else:
         teller.close(result)
+
+
+def make_state_dir(folder: Path) -> None:
+    """Its owner's alone. What may pass (no room, a disk that fails) the outbox waits for. Raises Refusal."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except FileExistsError as err:
+        raise Refusal(f"{folder}: is a file, allowed: a folder") from err
+    except OSError as err:
+        if err.errno not in MAY_PASS:
+            raise Refusal(f"{folder}: cannot be made: {err.strerror}") from err
+        return
+    permitted_state(folder)
 
 
 class Teller:

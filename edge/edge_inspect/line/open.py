@@ -264,7 +264,10 @@ def _socket(config: LineConfig, around: Around, heard: _Heard) -> Adapter:
     assert table is not None
     if table.path is not None:
         return SocketLine(table.path)
-    around.state_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        around.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as err:
+        raise BadConfig(f"line `{config.name}`: {around.state_dir}: cannot be made: {err.strerror}") from err
     return SocketLine(around.state_dir / f"line-{config.name}.sock")
 
 
