@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,14 @@ import pytest
 from edge_inspect.cli import run_command
 
 NOBODY = 65534
+
+
+@pytest.fixture(autouse=True)
+def umask_as_before() -> Iterator[None]:
+    """`run` is a process of its own and keeps its files to itself."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @contextmanager
@@ -81,3 +91,12 @@ def test_state_that_is_a_file_is_said_to_be_one(
 def test_state_that_cannot_be_made_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["run", "--camera", "sim", "--state", "/proc/foo"]) == 1
     assert capsys.readouterr().err == "edge-inspect: /proc/foo: cannot be made: No such file or directory\n"
+
+
+def test_what_a_daemon_keeps_is_its_owners_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = tmp_path / "new" / "state"
+    command = [sys.executable, "-m", "edge_inspect", "--camera", "sim:ng_share=1.0", "--frames", "60"]
+    subprocess.run([*command, "--state", str(state)], capture_output=True, timeout=120, check=True, umask=0o022)
+    kept = [state, *state.rglob("*")]
+    assert len(kept) > 1
+    assert [(path.name, oct(path.stat().st_mode)) for path in kept if path.stat().st_mode & 0o077] == []

@@ -40,6 +40,8 @@ from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.judge import Kind
 
 FIRST_OPEN_S = 5.0
+OWNER_ALONE = 0o077
+"""umask(2), as in the unit: reports and pictures are nobody else's business. Sockets for others say so themselves."""
 SECOND_THOUGHT_S = 1.0
 EXAMPLES = """Examples:\n
   edge-inspect --camera /dev/video0 --mqtt mqtt://broker.plant\n
@@ -95,8 +97,9 @@ def run(
         recipe=recipe,
         model=str(model) if model else None,
     )
-    configure_log(settings.log.level, settings.log.format)
+    os.umask(OWNER_ALONE)
     make_state_dir(settings.state_dir)
+    configure_log(settings.log.level, settings.log.format)
     teller = Teller(Console(file=sys.stderr if as_json else sys.stdout, highlight=False))
     appliance = Appliance(
         settings,
