@@ -38,6 +38,7 @@ from edge_inspect.cli.options import (
     check_provider,
 )
 from edge_inspect.cli.output import emit
+from edge_inspect.cli.replay_folder import WRITTEN, take_over
 from edge_inspect.cli.run import stop_on_signals
 from edge_inspect.cli.scoring import DeepLook, Scorer, load_truth
 from edge_inspect.cli.summary import summary
@@ -59,8 +60,6 @@ EXAMPLES = """Examples:\n
   edge-inspect replay sim:seed=3,parts=50 --out out/
 """
 ASSUMED_FPS = 25.0
-WRITTEN = ("parts.jsonl", "report.jsonl", "index.html", "summary.json", "parts")
-"""Into --out."""
 
 
 def add(app: typer.Typer) -> None:
@@ -213,8 +212,8 @@ class Recorder:
             with Path(os.devnull).open("wb") as nowhere:
                 yield cls(nowhere, nowhere)
             return
+        take_over(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             with (folder / "parts.jsonl").open("wb") as parts, (folder / "report.jsonl").open("wb") as reports:
                 yield cls(parts, reports)
         except OSError as err:
