@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from edge_inspect.health.doors import SOCKET_NAME, short_name
 
 ANSWER_WITHIN_S = 5.0
 EVERY_S = 1.0
+NO_TERMINAL_WIDTH = 1000
+MOST_REASONS = 5
 SERVICE_STATE_DIR = Path("/var/lib/edge-inspect")
 """Where systemd keeps it for the service; looked at when nothing else was asked for."""
 
@@ -45,16 +48,21 @@ def status(state: StateDir = None, watch: Watch = False, as_json: AsJson = False
         if as_json:
             emit(told)
         else:
-            Console(highlight=False).print(page(told))
+            _console().print(page(told))
         return
     if as_json:
         for told in _every_second(state_dir):
             emit(told)
         return
-    console = Console(highlight=False)
+    console = _console()
     with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
         for told in _every_second(state_dir):
             live.update(page(told), refresh=True)
+
+
+def _console() -> Console:
+    """As wide as the terminal; a file or a pipe has no width, and nothing is cut off there."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else NO_TERMINAL_WIDTH)
 
 
 def _state_dir(state: Path | None) -> Path:
@@ -111,7 +119,9 @@ def page(told: dict[str, Any]) -> RenderableType:
     up = _duration(told["uptime_s"])
     heat = "" if told["temperature_c"] is None else f", {told['temperature_c']:.0f} C"
     head = Text(f"{told['device']}  edge-inspect {told['version']}, up {up}, {size(told['rss_bytes'])}{heat}")
-    return Group(head, _cameras(told["cameras"]), *_lines(told["lines"]), _delivery(told), *_warnings(told))
+    cameras, lines = told["cameras"], told["lines"]
+    watched = [_cameras(cameras), *_reasons("camera", cameras), *_lines(lines), *_reasons("line", lines)]
+    return Group(head, *watched, _delivery(told), *_warnings(told))
 
 
 def _cameras(cameras: list[dict[str, Any]]) -> Table:
@@ -125,7 +135,7 @@ def _cameras(cameras: list[dict[str, Any]]) -> Table:
         latency = camera["latency_ms"]
         table.add_row(
             camera["name"], Text(trouble, style), f"{camera['frames']:,}", f"{sum(camera['dropped'].values()):,}",
-            f"{camera['parts']:,}", f"{camera['ok']:,}", f"{camera['ng']:,}", _reasons(camera["unknown"]),
+            f"{camera['parts']:,}", f"{camera['ok']:,}", f"{camera['ng']:,}", _count(camera["unknown"]),
             _spread(latency),
         )  # fmt: skip
     return table
@@ -137,7 +147,7 @@ def _lines(lines: list[dict[str, Any]]) -> list[Table]:
         table.add_column(name, justify="left" if name == "line" else "right")
     for line in lines:
         table.add_row(
-            line["name"], f"{line['triggers']:,}", f"{line['ok']:,}", f"{line['ng']:,}", _reasons(line["unknown"]),
+            line["name"], f"{line['triggers']:,}", f"{line['ok']:,}", f"{line['ng']:,}", _count(line["unknown"]),
             f"{line['missed_deadlines']:,}", _spread(line["latency_ms"]),
         )  # fmt: skip
     return [table] if lines else []
@@ -179,10 +189,17 @@ def _warnings(told: dict[str, Any]) -> list[Text]:
     ]
 
 
-def _reasons(unknown: dict[str, int]) -> str:
-    most = sorted(unknown.items(), key=lambda item: -item[1])[:3]
-    told = ", ".join(f"{reason} {number:,}" for reason, number in most)
-    return f"{sum(unknown.values()):,}" + (f" ({told})" if told else "")
+def _count(unknown: dict[str, int]) -> str:
+    return f"{sum(unknown.values()):,}"
+
+
+def _reasons(kind: str, watched: list[dict[str, Any]]) -> list[Text]:
+    """Why parts were UNKNOWN, the most frequent reasons first: a line for each camera or line that has any."""
+    return [
+        Text(f"UNKNOWN of {kind} {one['name']}: " + ", ".join(f"{reason} {number:,}" for reason, number in most))
+        for one in watched
+        if (most := sorted(one["unknown"].items(), key=lambda item: -item[1])[:MOST_REASONS])
+    ]
 
 
 def _spread(latency: dict[str, float | None]) -> str:
