@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -107,3 +108,8 @@ def test_without_a_frame_there_is_no_copy(tmp_path: Path) -> None:
     with AnnotatedVideo(tmp_path / "copy.mp4", 25) as video:
         pass
     assert not video.written and not list(tmp_path.iterdir())
+
+
+def test_the_truth_of_another_recording_is_one_line(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (truth := clip.parent / "gt.json").write_text(json.dumps({"onset_frame": 1, "frames": [[]] * 40}))
+    assert "is of another recording: it has 40 frames, the recording 3" in refused(capsys, clip, "--truth", truth)

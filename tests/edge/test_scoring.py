@@ -10,9 +10,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from edge_inspect.capture.open import camera_from
+from edge_inspect.capture.protocol import Format
 from edge_inspect.capture.ring import Slot
-from edge_inspect.cli.scoring import Score, Scorer, load_truth, mistake
-from edge_inspect.errors import Refusal
+from edge_inspect.cli.scoring import Score, Scorer, check_same_recording, load_truth, missed_boxes, mistake
+from edge_inspect.errors import Refusal, Usage
 from edge_inspect.inference.decode import Detections
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.judge import Kind, Verdict
@@ -246,3 +248,48 @@ def test_a_mistake_is_named_part_by_part(verdict: str, kind: Kind, wrong: str) -
     judged = Judged(0, Verdict(kind, "test"), middle(0), 0, 0, 0, (120, 30, 520, 330), None)
     assert mistake(truth_of(verdict), judged) == wrong
     assert mistake({"onset_frame": 1, "frames": []}, judged) == ""
+
+
+def test_the_truth_of_an_escape_is_where_the_part_was_judged() -> None:
+    judged = cast(Judged, SimpleNamespace(box_px=(120, 0, 520, 360), frame_index=middle(1), part=7))
+    ((cls, box),) = missed_boxes(truth_of("NG", "NG"), judged)
+    assert (cls, box) == ("scratch", (170.0, 60.0, 210.0, 100.0))
+
+
+RECORDING = Format(640, 360, 25.0, "h264", {"frames": 156})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (Format(1280, 720, 25.0, "h264", {"frames": 156}), "640x360 px, the recording 1280x720 px"),
+        (Format(640, 360, 25.0, "h264", {"frames": 400}), "156 frames, the recording 400"),
+        (Format(640, 360, 30.0, "h264", {"frames": 156}), "25 frames a second, the recording 30"),
+    ],
+)
+def test_the_truth_of_another_recording_is_refused(given: Format, said: str) -> None:
+    with pytest.raises(Usage, match=f"is of another recording: it has {said}"):
+        check_same_recording(Path("gt.json"), truth_of("OK"), given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        RECORDING,
+        Format(640, 360, None, "h264", {"frames": None}),
+        Format(640, 360, 25.0, "h264", {"frames": 155}),
+        Format(640, 360, 5.0, "pictures", {"frames": 156}),
+    ],
+)
+def test_what_a_recording_does_not_say_is_not_held_against_its_truth(given: Format) -> None:
+    check_same_recording(Path("gt.json"), truth_of("OK"), given)
+
+
+@pytest.mark.parametrize("clip", ["metal_tag_line_dev", "cookie_line", "screw_line", "wear_277500_315_crop_2"])
+def test_each_recorded_clip_goes_with_its_own_truth(clip: str, data_dir: Path) -> None:
+    path = data_dir / "replay" / f"{clip}.gt.json"
+    camera = camera_from(str(path.with_name(f"{clip}.mp4")))
+    try:
+        check_same_recording(path, load_truth(path), camera.open())
+    finally:
+        camera.close()

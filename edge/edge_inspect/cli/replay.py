@@ -40,7 +40,7 @@ from edge_inspect.cli.options import (
 from edge_inspect.cli.output import emit
 from edge_inspect.cli.replay_folder import WRITTEN, take_over
 from edge_inspect.cli.run import stop_on_signals
-from edge_inspect.cli.scoring import DeepLook, Scorer, load_truth
+from edge_inspect.cli.scoring import DeepLook, Scorer, check_same_recording, load_truth
 from edge_inspect.cli.summary import summary
 from edge_inspect.cli.targets import check_folder, check_target, source_path
 from edge_inspect.cli.video_meter import stream_bytes
@@ -103,6 +103,11 @@ def replay(
         model=str(model) if model else None,
     ).model_copy(update={"evidence": EvidenceConfig(enabled=False)})  # --out has all pictures
     camera = camera_from(source, paced=False) if source.startswith("sim") else camera_from(source)
+    if truth and known and not camera.live:
+        try:
+            check_same_recording(truth, known, camera.open())
+        finally:
+            camera.close()
     scorer = Scorer(DeepLook()) if known or source.startswith("sim") else None
     with ExitStack() as stack:
         console = Console(stderr=True, highlight=False)

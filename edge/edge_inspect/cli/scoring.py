@@ -25,9 +25,9 @@ import structlog
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edge_inspect.capture.protocol import Pixels
+from edge_inspect.capture.protocol import Format, Pixels
 from edge_inspect.capture.ring import Slot
-from edge_inspect.errors import Refusal
+from edge_inspect.errors import Refusal, Usage
 from edge_inspect.inference.decode import Decoder, Detections
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.judge import Kind
@@ -36,6 +36,8 @@ from edge_inspect.verdict.parts import Look
 log = structlog.get_logger()
 
 LEAST_SCORE = 0.001
+FRAMES_SPARE = 2
+FPS_SPARE_SHARE = 0.01
 Box = tuple[int, int, int, int]
 
 
@@ -110,6 +112,25 @@ def load_truth(path: Path) -> dict[str, Any]:
         allowed = ", ".join(kind.model_fields)
         raise Refusal(f"truth {path}: {where}: {first['msg']}; allowed: an object with {allowed}") from err
     return truth
+
+
+def check_same_recording(path: Path, truth: Mapping[str, Any], given: Format) -> None:
+    """Picture size, frames and frames a second, where truth and recording both say them. Raises Usage.
+
+    Pictures in a folder have no rate of their own. Containers may be off by FRAMES_SPARE in what they state.
+    """
+    frames, fps = given.settings.get("frames"), truth.get("fps")
+    size, given_size = (truth.get("width"), truth.get("height")), (given.width_px, given.height_px)
+    told = []
+    if all(isinstance(side, int) for side in size) and size != given_size:
+        told.append(f"{size[0]}x{size[1]} px, the recording {given.width_px}x{given.height_px} px")
+    if isinstance(frames, int) and frames > 0 and abs(frames - len(truth["frames"])) > FRAMES_SPARE:
+        told.append(f"{len(truth['frames'])} frames, the recording {frames}")
+    paced = given.fps if given.pixel_format != "pictures" else None
+    if paced and isinstance(fps, (int, float)) and abs(fps - paced) > FPS_SPARE_SHARE * paced:
+        told.append(f"{fps:g} frames a second, the recording {paced:g}")
+    if told:
+        raise Usage(f"truth {path}: is of another recording: it has {'; '.join(told)}")
 
 
 class DeepLook:
@@ -277,6 +298,14 @@ def mistake(truth: Mapping[str, Any], judged: Judged) -> str:
     number = part_at(truth, judged.frame_index, judged.box_px)
     known = next((part["verdict"] for part in truth["parts"] if part["id"] == number), "")
     return {("NG", Kind.OK): "escape", ("OK", Kind.NG): "overkill"}.get((known, judged.verdict.kind), "")
+
+
+def missed_boxes(truth: Mapping[str, Any], judged: Judged) -> list[tuple[str | float, tuple[float, ...]]]:
+    """(class, x1 y1 x2 y2 in px of the frame) of the truth's defects on the part of an escape, on its frame."""
+    if judged.box_px is None or judged.frame_index >= len(truth["frames"]):
+        return []
+    number = part_at(truth, judged.frame_index, judged.box_px)
+    return [(box["cls"], tuple(box["bbox"])) for box in truth["frames"][judged.frame_index] if box["part"] == number]
 
 
 def _class_number(cls: str | float, classes: Sequence[str]) -> int | None:
