@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 from edge_inspect.config import CameraConfig, Config, broker_of
 from edge_inspect.config_line import LineConfig
@@ -123,6 +124,8 @@ class Lines:
             broker = broker_of(mqtt)
         elif mqtt is not None and url is not None and url.partition(":")[0] == mqtt.url.partition(":")[0]:
             broker = replace(broker_of(mqtt), url=url)
+            if urlsplit(url).hostname != urlsplit(mqtt.url).hostname:  # the plant's password is for the plant's broker
+                broker = replace(broker, username=None, password_file=None)
         else:
             assert url is not None, "checked with the configuration"
             broker = Broker(url=url)

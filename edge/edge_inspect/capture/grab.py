@@ -55,6 +55,7 @@ class Grabber:
         self.ended = threading.Event()
         self.settled = threading.Event()
         """Set once the camera gave its first picture or failed for the first time."""
+        self._telling = threading.Lock()
         self._prepare = prepare
         self._thread_ident = 0
         self._next_cut_ns = 0
@@ -155,11 +156,13 @@ class Grabber:
         never_opened = self._ring is None
         if never_opened and self._first_open_s is not None and time.monotonic() - started > self._first_open_s:
             raise err
-        if self.state != "lost":
-            self._tell_lost(str(err))
+        self._tell_lost(str(err))
 
     def _tell_lost(self, why: str) -> None:
-        self.state = "lost"
+        with self._telling:
+            if self.state == "lost":
+                return
+            self.state = "lost"
         if self._ring is not None:  # before the log, which may be slow: a line waits for it
             self._ring.note_gap(time.monotonic_ns(), "camera-lost")
         self.settled.set()
