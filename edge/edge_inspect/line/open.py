@@ -23,6 +23,7 @@ from edge_inspect.line.gpio_signals import Wires
 from edge_inspect.line.outlet import Outlet
 from edge_inspect.line.protocol import Adapter, Hears
 from edge_inspect.line.reject import RejectGate, RejectTracker
+from edge_inspect.line.socket import SocketLine
 from edge_inspect.threads import Running
 
 MS = 1_000_000
@@ -122,6 +123,9 @@ def open_line(config: LineConfig, times: PartTimes, around: Around, adapters: Se
         )  # fmt: skip
     else:
         deadline_ns = None if times.deadline_ms is None else _ns(times.deadline_ms)
+        for adapter in built:
+            if isinstance(adapter, SocketLine):
+                adapter.no_triggers = "this line's camera finds the parts itself"
         side = Outlet(outputs, deadline_ns=deadline_ns, trouble=around.trouble)
     return Line(config, side, built, tracker)
 
@@ -258,8 +262,6 @@ def _mqtt(config: LineConfig, around: Around, heard: _Heard) -> Adapter:
 
 
 def _socket(config: LineConfig, around: Around, heard: _Heard) -> Adapter:
-    from edge_inspect.line.socket import SocketLine
-
     table = config.socket
     assert table is not None
     if table.path is not None:

@@ -117,6 +117,8 @@ class SocketLine:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.no_triggers = "this line takes its triggers elsewhere"
+        """What a trigger is told where none are taken."""
         self.beat_ns: int | None = None
         self.refused = 0
         """Lines that were no request."""
@@ -210,7 +212,7 @@ class SocketLine:
 
     def _fire(self, client: Client, trigger: Trigger, fire: Fire | None) -> None:
         if fire is None:
-            raise ValueError("this line takes its triggers elsewhere")
+            raise ValueError(self.no_triggers)
         if len(client.waits_for) >= MOST_OPEN_TRIGGERS:
             raise ValueError(f"trigger {trigger.sequence}: {MOST_OPEN_TRIGGERS} triggers are not answered yet")
         client.waits_for.add(trigger.sequence)
