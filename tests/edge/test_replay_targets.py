@@ -113,3 +113,15 @@ def test_without_a_frame_there_is_no_copy(tmp_path: Path) -> None:
 def test_the_truth_of_another_recording_is_one_line(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (truth := clip.parent / "gt.json").write_text(json.dumps({"onset_frame": 1, "frames": [[]] * 40}))
     assert "is of another recording: it has 40 frames, the recording 3" in refused(capsys, clip, "--truth", truth)
+
+
+def test_a_person_reads_the_summary_on_stdout_and_machines_the_last_line(
+    clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["replay", str(clip), "--out", str(clip.parent / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "3 frames, " in said and "0 parts: " in said and "nothing was inspected: no part was found" in said
+    assert "were not OK" not in said and str(clip.parent / "out" / "index.html") in said
+    assert run_command(["replay", str(clip), "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["frames"] == 3

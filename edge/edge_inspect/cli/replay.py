@@ -18,6 +18,7 @@ from typing import IO, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from edge_inspect.capture.open import camera_from
@@ -38,10 +39,11 @@ from edge_inspect.cli.options import (
     check_provider,
 )
 from edge_inspect.cli.output import emit
+from edge_inspect.cli.plural import counted
 from edge_inspect.cli.replay_folder import WRITTEN, take_over
 from edge_inspect.cli.run import stop_on_signals
 from edge_inspect.cli.scoring import DeepLook, Scorer, check_same_recording, load_truth
-from edge_inspect.cli.summary import summary
+from edge_inspect.cli.summary import summary, why_nothing
 from edge_inspect.cli.targets import check_folder, check_target, source_path
 from edge_inspect.cli.video_meter import stream_bytes
 from edge_inspect.config import config_from_options
@@ -110,7 +112,7 @@ def replay(
             camera.close()
     scorer = Scorer(DeepLook()) if known or source.startswith("sim") else None
     with ExitStack() as stack:
-        console = Console(stderr=True, highlight=False)
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
         recorder = stack.enter_context(Recorder.into(out))
         gallery = Gallery(out, f"Replay of {source}", known) if out else None
         video = stack.enter_context(AnnotatedVideo(annotate, None)) if annotate else None
@@ -127,27 +129,32 @@ def replay(
         progress.appliance = recorder.appliance = appliance
         stop = stack.enter_context(stop_on_signals())
         appliance.run(stop)
+    told = Console(stderr=as_json, highlight=False, soft_wrap=True)
     result = {"source": source, **summary(appliance), **_scores(appliance, scorer, known, camera)}
     result.update(
         _bandwidth(result["bytes_sent"] if mqtt else recorder.report_bytes, None if frames else stream_bytes(source))
     )
-    if video and not video.written:
-        console.print(f"[yellow]--annotate {annotate}: not written, there was no frame")
     if getattr(camera, "ended_early", ""):
         result["ended_early"] = camera.ended_early  # type: ignore[attr-defined]
-        console.print(f"[yellow]{camera.ended_early}")  # type: ignore[attr-defined]
     if gallery and out:
         page = gallery.close(result)
         (out / "summary.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        console.print(f"pictures of the parts that were not OK: {page}")
-    _tell(console, result)
-    if mqtt and result["reports_confirmed"] < result["reports"]:
-        waiting = result["reports"] - result["reports_confirmed"]
-        console.print(
-            f"[yellow]{waiting} of {result['reports']} reports were not taken by {mqtt}; they wait in the outbox"
-        )
+        told.print(f"{'pictures of the parts that were not OK' if gallery.shown else 'page'}: {escape(str(page))}")
+    _tell(told, result)
+    _warn(console, result, mqtt, None if not video or video.written else annotate)
     if as_json:
         emit(result)
+
+
+def _warn(console: Console, result: Mapping[str, Any], mqtt: str | None, no_copy: Path | None) -> None:
+    if no_copy:
+        console.print(f"[yellow]--annotate {escape(str(no_copy))}: not written, there was no frame")
+    if "ended_early" in result:
+        console.print(f"[yellow]{escape(result['ended_early'])}")
+    if mqtt and result["reports_confirmed"] < result["reports"]:
+        waiting = result["reports"] - result["reports_confirmed"]
+        reports = counted(result["reports"], "report")
+        console.print(f"[yellow]{waiting} of {reports} not taken by {escape(mqtt)}: kept in the outbox")
 
 
 def _check_targets(source: str, files: Mapping[str, Path | None], out: Path | None, annotate: Path | None) -> None:
@@ -180,7 +187,7 @@ def _bandwidth(sent_bytes: int, video_bytes: int | None) -> dict[str, Any]:
 
 def _tell(console: Console, result: dict[str, Any]) -> None:
     console.print(
-        f"{result['frames']} frames, {result['fps']} a second; {result['parts']} parts: "
+        f"{counted(result['frames'], 'frame')}, {result['fps'] or 0} a second; {counted(result['parts'], 'part')}: "
         f"[green]{result['ok']} OK[/], [red]{result['ng']} NG[/], [yellow]{result['unknown']} UNKNOWN[/]"
     )
     shown = {
@@ -189,8 +196,10 @@ def _tell(console: Console, result: dict[str, Any]) -> None:
     }
     if any(value is not None for value in shown.values()):
         console.print(", ".join(f"{name} {value}" for name, value in shown.items() if value is not None))
+    nothing = why_nothing(result)
+    if nothing:
+        console.print(f"[yellow]{escape(nothing)}")
     if not result["inferences"]:
-        console.print("[yellow]nothing was inspected: no part was found; does the recipe fit this line? (--recipe)")
         return
     latency, own, inference = result["latency_ms"], result["own_ms"], result["inference_ms"]
     console.print(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edge_inspect.cli.plural import counted
 from edge_inspect.counts import Durations
 from edge_inspect.daemon import Appliance
 
@@ -46,6 +47,21 @@ def summary(appliance: Appliance) -> dict[str, Any]:
         "provider": providers[0] if providers else None,
         **_lines(appliance),
     }
+
+
+def why_nothing(result: Mapping[str, Any]) -> str:
+    """One line for a person when no part got a verdict from the network; else nothing."""
+    if not result["frames"]:
+        return "nothing was inspected: the source gave no picture"
+    if not result["parts"]:
+        seen = f"in {counted(result['frames'], 'frame')}"
+        if result["inferences"]:
+            return f"no part was judged: none had passed {seen}"
+        return f"nothing was inspected: no part was found {seen}; does the recipe fit this line? (--recipe)"
+    if not result["inferences"]:
+        reasons = ", ".join(f"{reason} {number}" for reason, number in result["unknown_by_reason"].items())
+        return f"nothing was inspected: no part could be looked at ({reasons or 'no reason told'})"
+    return ""
 
 
 def _lines(appliance: Appliance) -> dict[str, Any]:
