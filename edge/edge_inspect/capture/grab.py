@@ -153,9 +153,10 @@ class Grabber:
                  fps=form.fps, pixel_format=form.pixel_format, **form.settings)  # fmt: skip
 
     def _lost(self, err: Exception, started: float) -> None:
-        never_opened = self._ring is None
-        if never_opened and self._first_open_s is not None and time.monotonic() - started > self._first_open_s:
-            raise err
+        if self._ring is None and self._first_open_s is not None:
+            if time.monotonic() - started > self._first_open_s:
+                raise err
+            return  # never had, so not lost; if it stays away, that error is all there is to say
         self._tell_lost(str(err))
 
     def _tell_lost(self, why: str) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from structlog.testing import capture_logs
 
 from edge_inspect.capture.grab import Grabber
 from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
@@ -151,9 +152,11 @@ def test_another_size_after_a_loss_writes_nothing_and_waits_for_the_old_one() ->
 def test_a_camera_that_never_opens_ends_the_wait_when_a_limit_is_set() -> None:
     camera = ScriptedCamera(*["busy"] * 1000)
     line = Line(camera, first_open_s=0.05)
-    line.thread.start()
-    line.thread.join(timeout=10)
+    with capture_logs() as logged:
+        line.thread.start()
+        line.thread.join(timeout=10)
     assert isinstance(line.error, CameraLost)
+    assert logged == [], "what was never had is not told as lost before the wait is given up"
 
 
 def test_a_refused_source_is_not_tried_again() -> None:
