@@ -89,12 +89,13 @@ def test_unit_restarts_what_hangs_and_not_what_is_misconfigured(name: str) -> No
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_unit_reaches_cameras_and_gpus_and_nothing_else(name: str) -> None:
+def test_unit_reaches_cameras_gpus_and_wires_and_nothing_else(name: str) -> None:
     unit = Unit(SYSTEMD / name)
     assert unit["Service"]["DevicePolicy"] == "closed"
     devices = unit.all("DeviceAllow")
     assert "char-video4linux rw" in devices
-    assert all(device.startswith(("char-nv", "char-drm", "char-video4linux", "/dev/nvmap")) for device in devices)
+    known = ("char-nv", "char-drm", "char-video4linux", "char-gpiochip", "/dev/nvmap")
+    assert all(device.startswith(known) for device in devices)
     assert unit["Service"]["SupplementaryGroups"].split() == ["video", "render"]
 
 

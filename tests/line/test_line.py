@@ -249,7 +249,7 @@ def test_what_other_threads_leave_is_collected_while_nobody_triggers(
 ) -> None:
     """A belt that stands still for a weekend, with a camera that runs and a PLC that polls: pictures are no work."""
     monkeypatch.setattr("edge_inspect.pipeline.IDLE_S", 0.05)
-    monkeypatch.setattr("edge_inspect.pipeline.KNOWN_ANSWER_EVERY_S", 0.2)
+    monkeypatch.setattr("edge_inspect.pipeline.COLLECT_ALL_EVERY_S", 0.2)
     collected = threading.Event()
     camera = StageCamera()
     line, _ = stage(camera, [StagePlc(camera, [])])
