@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cloud_inspect.cli.options import DatabaseUrl, SettingsFile, need_cloud, settings_from
+from cloud_inspect.cli.options import DatabaseUrl, SettingsFile, is_there, need_database, settings_from
 from cloud_inspect.cli.output import AsJson, finish
 
 
@@ -24,7 +24,7 @@ def upgrade(db: DatabaseUrl = None, config: SettingsFile = None, json_: AsJson =
 
     Example: cloud-inspect db upgrade --db postgresql://inspect:secret@db/inspect
     """
-    need_cloud()
+    need_database()
     from cloud_inspect.db.engine import open_engine
     from cloud_inspect.db.upgrade import upgrade as bring_up
 
@@ -39,12 +39,13 @@ def current(db: DatabaseUrl = None, config: SettingsFile = None, json_: AsJson =
 
     Example: cloud-inspect db current --db sqlite:///inspect.sqlite3 --json
     """
-    need_cloud()
+    need_database()
     from cloud_inspect.db.engine import open_engine
     from cloud_inspect.db.upgrade import current as revision_of
     from cloud_inspect.db.upgrade import newest
 
-    engine = open_engine(settings_from(config, db).database)
-    found = revision_of(engine)
+    settings = settings_from(config, db)
+    engine = open_engine(settings.database, reads=True)
+    found = revision_of(engine) if is_there(settings) else None
     engine.dispose()
     finish({"current": found, "newest": newest()}, json_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,13 +30,21 @@ PasswordFile = Annotated[Path | None, typer.Option(help="File with the password.
 
 def need_cloud() -> None:
     """Raises CloudMissing: one line that names the extra."""
+    need_database()
+    _need("aiomqtt")
+
+
+def need_database() -> None:
+    """The same, for those who speak to no broker."""
+    _need("alembic")
+    _need("sqlalchemy")
+
+
+def _need(name: str) -> None:
     try:
-        import aiomqtt
-        import alembic
-        import sqlalchemy
+        import_module(name)
     except ImportError as err:
         raise CloudMissing(f"{err.name} is not installed: pip install 'edge-inspect[cloud]'") from err
-    del aiomqtt, alembic, sqlalchemy
 
 
 def settings_from(config: Path | None, db: str | None, **mqtt: Any) -> Settings:
@@ -43,15 +52,30 @@ def settings_from(config: Path | None, db: str | None, **mqtt: Any) -> Settings:
     return load_settings(config, {"database": {"url": db}, "mqtt": mqtt})
 
 
+def is_there(settings: Settings) -> bool:
+    """False for a SQLite file that nobody has made yet. Raises BadDatabase for one that we may not look at."""
+    url = settings.database.url
+    if not url.startswith("sqlite:///"):
+        return True
+    try:
+        Path(url.removeprefix("sqlite:///")).stat()
+    except FileNotFoundError:
+        return False
+    except OSError as err:
+        raise BadDatabase(f"database {url}: {err.strerror}") from err
+    return True
+
+
 def open_current(settings: Settings) -> Engine:
-    """The engine of a database whose tables are those of this program. Raises BadDatabase, DatabaseGone."""
+    """For reading: the engine of a database with the tables of this program. Raises BadDatabase, DatabaseGone."""
     from cloud_inspect.db.engine import open_engine
     from cloud_inspect.db.upgrade import current, newest
 
-    url = settings.database.url
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        raise BadDatabase(f"database {url}: no such file; `cloud-inspect ingest` or `db upgrade` makes it")
-    engine = open_engine(settings.database)
+    if not is_there(settings):
+        raise BadDatabase(
+            f"database {settings.database.url}: no such file; `cloud-inspect ingest` or `db upgrade` makes it"
+        )
+    engine = open_engine(settings.database, reads=True)
     revision = current(engine)
     if revision != newest():
         engine.dispose()

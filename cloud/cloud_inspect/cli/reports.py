@@ -19,6 +19,7 @@ from cloud_inspect.cli.options import (
     SettingsFile,
     Username,
     need_cloud,
+    need_database,
     open_current,
     settings_from,
 )
@@ -54,7 +55,7 @@ def list_reports(
 
     Example: cloud-inspect reports list --db sqlite:///inspect.sqlite3 --device edge-0017 --limit 50
     """
-    need_cloud()
+    need_database()
     from cloud_inspect.intake import views
 
     engine = open_current(settings_from(config, db))
@@ -79,7 +80,7 @@ def list_quarantine(
 
     Example: cloud-inspect quarantine list --db sqlite:///inspect.sqlite3
     """
-    need_cloud()
+    need_database()
     from cloud_inspect.intake import views
 
     engine = open_current(settings_from(config, db))
@@ -97,7 +98,7 @@ def gaps(db: DatabaseUrl = None, config: SettingsFile = None, device: Device = N
 
     Example: cloud-inspect gaps --db sqlite:///inspect.sqlite3 --json
     """
-    need_cloud()
+    need_database()
     from cloud_inspect.intake.gaps import list_gaps
 
     engine = open_current(settings_from(config, db))

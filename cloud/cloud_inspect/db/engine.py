@@ -14,6 +14,8 @@
 from __future__ import annotations
 
 import math
+import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,14 +29,17 @@ from cloud_inspect.errors import BadDatabase, DatabaseGone
 from cloud_inspect.settings import DatabaseSettings, hide_password
 
 
-def open_engine(settings: DatabaseSettings) -> Engine:
-    """Nothing is connected yet. Raises BadDatabase for a URL that names no database of ours."""
+def open_engine(settings: DatabaseSettings, *, reads: bool = False) -> Engine:
+    """Nothing is connected yet. Raises BadDatabase for a URL that names no database of ours.
+
+    reads: nothing will be changed; a SQLite file may then be one that we may only read.
+    """
     try:
         url = make_url(settings.url)
     except (ArgumentError, ValueError) as err:
         raise BadDatabase(f"database {hide_password(settings.url)}: {err}") from err
     if url.get_backend_name() == "sqlite":
-        return _open_sqlite(settings)
+        return _open_sqlite(settings, reads=reads)
     wait_s = max(2, math.ceil(settings.timeout_s))
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
@@ -66,15 +71,20 @@ def open_engine(settings: DatabaseSettings) -> Engine:
     return engine
 
 
-def _open_sqlite(settings: DatabaseSettings) -> Engine:
+def _open_sqlite(settings: DatabaseSettings, *, reads: bool) -> Engine:
     path = make_url(settings.url).database or ""
     if path in ("", ":memory:"):
         raise BadDatabase(f"database {settings.url}: allowed: sqlite:///FILE, a file that stays")
-    engine = create_engine(settings.url, connect_args={"timeout": settings.timeout_s, "check_same_thread": False})
+    if reads:
+        engine = create_engine(settings.url, creator=lambda: _reader(path, settings.timeout_s))
+    else:
+        engine = create_engine(settings.url, connect_args={"timeout": settings.timeout_s, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # transactions begin where we say, see below
+        if reads:
+            return
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")
         (journal,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -89,6 +99,15 @@ def _open_sqlite(settings: DatabaseSettings) -> Engine:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _reader(path: str, timeout_s: float) -> sqlite3.Connection:
+    """Where the folder is read-only too, SQLite cannot make the files beside it that a reader of WAL needs. Without a
+    log there is no writer either, and it may do without them."""
+    file = Path(path).absolute()
+    is_still = not Path(f"{file}-wal").exists() and not os.access(file.parent, os.W_OK)
+    uri = f"{file.as_uri()}?mode=ro{'&immutable=1' if is_still else ''}"
+    return sqlite3.connect(uri, uri=True, timeout=timeout_s, check_same_thread=False)
 
 
 @contextmanager
