@@ -125,3 +125,14 @@ def test_a_person_reads_the_summary_on_stdout_and_machines_the_last_line(
     assert run_command(["replay", str(clip), "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line)["frames"] == 3
+
+
+@pytest.mark.parametrize("recipe", ["cookies", "screws", "ball-screw"])
+def test_a_recipe_for_another_model_says_so_and_so_does_its_refusal(
+    clip: Path, capsys: pytest.CaptureFixture[str], recipe: str
+) -> None:
+    path = Path(__file__).resolve().parents[2] / "models" / "recipes" / f"{recipe}.toml"
+    assert path.read_text(encoding="utf-8").startswith("# NEEDS ANOTHER MODEL")
+    assert run_command(["replay", str(clip), "--recipe", str(path)]) == 78
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1 and "or a model that has it (--model)" in err

@@ -216,7 +216,7 @@ class Recipe(Table):
         for name in self.classes:
             if name not in classes and name != ANY_CLASS:
                 near = difflib.get_close_matches(name, classes, n=1)
-                hint = f"; did you mean `{near[0]}`?" if near else ""
+                hint = f"; did you mean `{near[0]}`?" if near else ", or a model that has it (--model)"
                 known = ", ".join(classes)[:300]
                 raise BadConfig(
                     f"recipe {self.name} {self.version}: key `classes.{name}`: not a class of the model; "
