@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import tracemalloc
 from pathlib import Path
@@ -306,3 +307,10 @@ def test_frames_are_lossless_and_repeatable(tmp_path: Path) -> None:
     first, second = (sorted((tmp_path / folder).glob("*.png")) for folder in ("a", "b"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert len(first) == 2
+
+
+def test_every_option_of_the_simulator_is_explained() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
+    options = [name for name in inspect.signature(SimCamera).parameters if f"`{name}`" not in page]
+    assert options == []
+    assert all(f"`{kind}`" in page for kind in KINDS)

@@ -80,7 +80,9 @@ def _v4l2_cameras() -> list[dict[str, Any]]:
 
 
 def test(
-    source: Annotated[str, typer.Argument(help="/dev/video0, rtsp://…, a recording, a folder, gst:PIPELINE, sim.")],
+    source: Annotated[
+        str, typer.Argument(help="/dev/video0, rtsp://…, a recording, a folder, gst:PIPELINE, sim, sim:seed=3.")
+    ],
     frames: Annotated[int, typer.Option(metavar="N", min=2, help="How many pictures to read.")] = 50,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the last good picture here.")] = None,
     width: Px = None,

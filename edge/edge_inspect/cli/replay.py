@@ -70,7 +70,12 @@ def add(app: typer.Typer) -> None:
 
 def replay(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A recording, a folder of pictures, or sim:parts=50.")
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A recording, a folder of pictures, or sim:parts=50; more for sim, joined by commas: seed=3, "
+            "ng_share=0.5, kinds=scratch+dent, width, height, fps, px_per_frame.",
+        ),
     ],
     recipe: RecipeFile = None,
     model: ModelDir = None,
