@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloud_inspect.errors import BadDatabase, CloudMissing
+from cloud_inspect.errors import BadDatabase, CloudMissing, DatabaseGone
 from cloud_inspect.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -53,13 +53,17 @@ def settings_from(config: Path | None, db: str | None, **mqtt: Any) -> Settings:
 
 
 def is_there(settings: Settings) -> bool:
-    """False for a SQLite file that nobody has made yet. Raises BadDatabase for one that we may not look at."""
+    """False for a SQLite file that nobody has made yet. Raises BadDatabase for one that we may not look at, and
+    DatabaseGone where its folder is missing."""
     url = settings.database.url
     if not url.startswith("sqlite:///"):
         return True
+    path = Path(url.removeprefix("sqlite:///"))
     try:
-        Path(url.removeprefix("sqlite:///")).stat()
-    except FileNotFoundError:
+        path.stat()
+    except FileNotFoundError as err:
+        if not path.parent.is_dir():
+            raise DatabaseGone(f"{path}: its folder is not there") from err
         return False
     except OSError as err:
         raise BadDatabase(f"database {url}: {err.strerror}") from err
