@@ -120,7 +120,12 @@ def page(told: dict[str, Any]) -> RenderableType:
     heat = "" if told["temperature_c"] is None else f", {told['temperature_c']:.0f} C"
     head = Text(f"{told['device']}  edge-inspect {told['version']}, up {up}, {size(told['rss_bytes'])}{heat}")
     cameras, lines = told["cameras"], told["lines"]
-    watched = [_cameras(cameras), *_reasons("camera", cameras), *_lines(lines), *_reasons("line", lines)]
+    watched: list[RenderableType] = [
+        _cameras(cameras),
+        *_reasons("camera", cameras),
+        *_lines(lines),
+        *_reasons("line", lines),
+    ]
     return Group(head, *watched, _delivery(told), *_warnings(told))
 
 
