@@ -136,3 +136,17 @@ def test_a_recipe_for_another_model_says_so_and_so_does_its_refusal(
     assert run_command(["replay", str(clip), "--recipe", str(path)]) == 78
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1 and "or a model that has it (--model)" in err
+
+
+@pytest.mark.parametrize("words", [["--recipe", "cookies"], ["--recipe", "metal-plate-triggered"], ["--model", "none"]])
+def test_a_replay_that_is_refused_leaves_the_earlier_one_as_it_is(
+    clip: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    if words[0] == "--recipe":
+        words = ["--recipe", str(Path(__file__).resolve().parents[2] / "models" / "recipes" / f"{words[1]}.toml")]
+    out = clip.parent / "out"
+    assert run_command(["replay", str(clip), "--out", str(out)]) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    assert run_command(["replay", str(clip), "--out", str(out), *words]) != 0
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before

@@ -98,7 +98,6 @@ def replay(
     """Inspect a recording, every frame of it, as fast as this machine can."""
     configure_log("warning", "text")
     _check_targets(source, {"truth": truth, "recipe": recipe}, out, annotate)
-    known = load_truth(truth) if truth else None
     config = config_from_options(
         None,
         camera=source,
@@ -110,12 +109,10 @@ def replay(
         model=str(model) if model else None,
     ).model_copy(update={"evidence": EvidenceConfig(enabled=False)})  # --out has all pictures
     camera = camera_from(source, paced=False) if source.startswith("sim") else camera_from(source)
-    if truth and known and not camera.live:
-        try:
-            check_same_recording(truth, known, camera.open())
-        finally:
-            camera.close()
+    known = _truth(truth, camera) if truth else None
     scorer = Scorer(DeepLook()) if known or source.startswith("sim") else None
+    if out:
+        Appliance(config, cameras={"camera": camera}, deliver=False)  # what is refused leaves an earlier --out as it is
     with ExitStack() as stack:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         recorder = stack.enter_context(Recorder.into(out))
@@ -171,6 +168,17 @@ def _check_targets(source: str, files: Mapping[str, Path | None], out: Path | No
         new = out is not None and not out.exists() and annotate.parent.absolute() == out.absolute()  # --out makes it
         if not new:
             check_target("--annotate", annotate, inputs)
+
+
+def _truth(path: Path, camera: Camera) -> dict[str, Any]:
+    """Raises Refusal: none that we know, or of another recording."""
+    known = load_truth(path)
+    if not camera.live:
+        try:
+            check_same_recording(path, known, camera.open())
+        finally:
+            camera.close()
+    return known
 
 
 def _scores(
