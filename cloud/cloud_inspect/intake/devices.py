@@ -78,5 +78,9 @@ def _note_gone(connection: Connection, gone: Gone, now: datetime) -> None:
     if connection.execute(known).first() is None:
         return  # nobody can have asked for it
     for first, last in sorted(set(gone.ranges)):
+        if gone.last_seq is not None:  # above it nothing was ever given: it is to come, not gone
+            last = min(last, gone.last_seq)  # noqa: PLW2901
+        if first > last:
+            continue
         row = {"device": gone.device, "epoch": gone.epoch, "first": first, "last": last, "said_utc": now}
         connection.execute(insert(connection, tables.gone).on_conflict_do_nothing(), row)

@@ -132,6 +132,7 @@ def _holes(connection: Connection, row: Row[tuple[object, ...]]) -> tuple[list[R
             quarantine.c.device == row.device,
             quarantine.c.epoch == row.epoch,
             quarantine.c.seq > row.complete_to,
+            quarantine.c.seq <= max(row.max_seq, row.told_seq),
             quarantine.c.acked,
         ),
     ).subquery()

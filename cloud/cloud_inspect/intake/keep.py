@@ -183,8 +183,14 @@ def _quarantine(connection: Connection, readings: Iterable[Reading], now: dateti
     return fresh
 
 
-def _count(connection: Connection, all_: Iterable[Reading], again: Iterable[Reading], now: datetime) -> None:
-    """How far each epoch has come; reports beyond the first arrival."""
+def _count(connection: Connection, all_: Sequence[Reading], again: Iterable[Reading], now: datetime) -> None:
+    """How far each epoch has come; reports beyond the first arrival.
+
+    A number in a report that was refused is no proof that the device has come so far.
+    """
+    refused = {reading.claim for reading in all_ if reading.reason} - {
+        reading.claim for reading in all_ if not reading.reason
+    }
     claimed = [(reading.claim, reading.topics) for reading in all_ if reading.claim and reading.topics]
     repeated = [reading.claim for reading in again if reading.claim]
     claimed.sort(key=lambda pair: pair[0])
@@ -192,7 +198,8 @@ def _count(connection: Connection, all_: Iterable[Reading], again: Iterable[Read
         pairs = list(of_epoch)
         topics = pairs[-1][1]
         repeats = sum(claim.device == device and claim.epoch == epoch for claim in repeated)
-        note_epoch(connection, topics, epoch, now, max_seq=pairs[-1][0].seq, repeats=repeats)
+        arrived = max((claim.seq for claim, _ in pairs if claim not in refused), default=0)
+        note_epoch(connection, topics, epoch, now, max_seq=arrived, repeats=repeats)
 
 
 def note_epoch(

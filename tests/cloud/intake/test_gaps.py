@@ -59,7 +59,7 @@ def tell(engine: Engine, last_seq: int, depth: int) -> None:
 
 
 def say_gone(engine: Engine, *ranges: tuple[int, int]) -> None:
-    said = Gone(device=DEVICE, epoch=EPOCH, last_seq=1000, ranges=ranges)
+    said = Gone(device=DEVICE, epoch=EPOCH, last_seq=10_000, ranges=ranges)
     note(engine, [understand(TOPICS.gone, said.to_bytes())], NOW)
 
 
@@ -154,6 +154,21 @@ def test_a_refused_report_that_lies_in_quarantine_is_no_gap(engine: Engine) -> N
     keep(engine, [read(TOPICS.defect, broken)], NOW)
     arrive(engine, [1, 3])
     assert found(engine) == []
+
+
+def test_a_number_in_a_refused_report_does_not_make_a_gap_and_what_is_to_come_is_not_gone(engine: Engine) -> None:
+    broken = report(900_001).numbered(EPOCH, 900_001).to_bytes().replace(b'"NG"', b'"XX"')
+    keep(engine, [read(TOPICS.defect, broken)], NOW)
+    arrive(engine, [1, 2, 3])
+    tell(engine, last_seq=3, depth=0)
+    assert found(engine) == []
+    note(
+        engine,
+        [understand(TOPICS.gone, Gone(device=DEVICE, epoch=EPOCH, last_seq=3, ranges=((4, 900_000),)).to_bytes())],
+        NOW,
+    )
+    arrive(engine, [6])
+    assert found(engine) == [(4, 5, "missing")]
 
 
 def test_thousands_of_holes_are_told_a_thousand_at_a_time(engine: Engine) -> None:
