@@ -58,6 +58,7 @@ def closed() -> Iterator[Path]:
         (["outbox", "status", "--state", "{closed}"], 1),
         (["evidence", "list", "--state", "{closed}"], 1),
         (["run", "--camera", "sim", "--state", "{closed}"], 1),
+        (["line", "trigger", "--socket", "{closed}/line.sock"], 1),
         (["run", "--camera", "sim", "--model", "{closed}"], 1),
         (["run", "--camera", "sim", "--model", "{closed}/model"], 1),
         (["run", "--camera", "sim", "--recipe", "{closed}/edge.toml"], 78),
@@ -76,6 +77,17 @@ def test_what_belongs_to_another_user_is_one_line_that_names_him(
     line = capsys.readouterr().err
     assert "not permitted; ask as the daemon's user: sudo -u edge-inspect" in line
     assert line.count("\n") == 1 and str(closed) in line
+
+
+@pytest.mark.parametrize("command", [["status"], ["outbox", "status"], ["run", "--camera", "sim"]])
+def test_state_that_systemd_named_may_be_another_users_too(
+    command: list[str], closed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(closed))
+    run_command(["--version"])
+    with another_user():
+        assert run_command(command) == 1
+    assert "not permitted; ask as the daemon's user" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["status"], ["outbox", "status"], ["run", "--camera", "sim"]])

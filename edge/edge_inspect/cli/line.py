@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edge_inspect.cli.options import AsJson, permitted_config
+from edge_inspect.cli.options import NOT_PERMITTED, AsJson, permitted_config
 from edge_inspect.cli.output import emit
 from edge_inspect.config import load_config
 from edge_inspect.config_model import default_state_dir
@@ -116,6 +116,8 @@ def _answers(path: Path, numbers: Sequence[int], timeout_s: float, every_s: floa
             connection.connect(str(path))
             wire = _Wire(path, connection, timeout_s)
             yield from _one_by_one(wire, numbers) if every_s is None else _paced(wire, numbers, every_s)
+    except PermissionError as err:
+        raise Refusal(f"{path}: {NOT_PERMITTED}") from err
     except OSError as err:
         raise Refusal(f"{path}: no daemon serves this line socket: {err.strerror or err}") from err
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import typer
 
-from edge_inspect.cli.options import AsJson, StateDir
+from edge_inspect.cli.options import AsJson, StateDir, permitted_state
 from edge_inspect.cli.output import emit
 from edge_inspect.config_model import default_state_dir
 from edge_inspect.delivery.outbox import FILE_NAME
@@ -33,7 +33,9 @@ def status(state: StateDir = None, json_: AsJson = False) -> None:
 
     Example: edge-inspect outbox status --state /var/lib/edge-inspect
     """
-    path = (state or default_state_dir()) / FILE_NAME
+    folder = state or default_state_dir()
+    permitted_state(folder)
+    path = folder / FILE_NAME
     stats = read_only_stats(path, time.time_ns())
     broken = sorted(
         found.name for found in path.parent.glob(f"{FILE_NAME}.broken-*") if not found.name.endswith(("-wal", "-shm"))
