@@ -202,6 +202,8 @@ class OutboxConfig(Table):
 
     cap_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 1 << 30
     """Most it may take on disk; thumbnails are shed first, then it alarms."""
+    retain_h: Annotated[float, Field(ge=0, le=8760)] = 72.0
+    """Hours that a report stays after its acknowledgement, so that the plant can ask for it again."""
 
 
 class LogConfig(Table):

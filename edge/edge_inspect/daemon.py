@@ -183,7 +183,8 @@ class Appliance:
             keys = config.evidence.model_dump(exclude={"enabled"})
             self.evidence = EvidenceStore(config.state_dir / FOLDER, **keys)
         self._notifier.extend(CHECK_S)
-        self.outbox = Outbox(config.state_dir / FILE_NAME, device=self.topics.device, cap_bytes=config.outbox.cap_bytes)
+        path, kept = config.state_dir / FILE_NAME, config.outbox
+        self.outbox = Outbox(path, device=self.topics.device, cap_bytes=kept.cap_bytes, retain_s=kept.retain_h * 3600)
         self._pulse = vitals.Pulse(self._beat)
         self._doors = doors(config, self.observe)
         if config.mqtt is None:

@@ -46,7 +46,7 @@ from edge_inspect.verdict.parts import Look
 from tests.campaign.flash_camera import BAD, FlashCamera
 from tests.sim.tiny_model import write_tiny_package
 
-NETWORK_MS = 100.0
+NETWORK_MS = 10.0
 """What the PLC adds to the recipe's deadline for scan, poll and network."""
 MEASURED = 60
 """Parts that are fired one by one to find out what inference holds."""
@@ -268,6 +268,14 @@ class Campaign:
                 self.camera.delivered.get(sequence, "no picture") not in ("good", BAD) for sequence in ok
             ),
             "escapes": sum(self.camera.scene(sequence) == BAD for sequence in ok),
+            "kinds_of_faults_that_never_struck": sum(
+                asked > 0 and not struck
+                for asked, struck in (
+                    (self.options.unplugs, self.camera.losses),
+                    (self.options.hangs, self.camera.hangs),
+                    (self.options.swaps, self.swapper.swaps),
+                )
+            ),
             "passed_without_ok": len({part.sequence for part in self.decided if part.passed} - set(ok)),
         }
         reasons = Counter(reason for _, _, kind, reason in answers if kind == "UNKNOWN")
