@@ -119,6 +119,8 @@ def test_a_picture_is_never_written_over_by_what_was_seen_of_it(tmp_path: Path) 
     before = picture.read_bytes()
     with pytest.raises(Usage, match="is the source"):
         run("test", str(picture), "--out", str(picture))
+    with pytest.raises(Usage, match="is in the source"):
+        run("test", str(tmp_path), "--out", str(picture))
     assert picture.read_bytes() == before
 
 

@@ -150,3 +150,22 @@ def test_a_replay_that_is_refused_leaves_the_earlier_one_as_it_is(
     assert run_command(["replay", str(clip), "--out", str(out), *words]) != 0
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "words", [["--out", "{}"], ["--annotate", "{}/a.mp4"], ["--out", "{}", "--annotate", "{}/a.mp4"]]
+)
+def test_a_place_where_this_user_may_not_look_is_one_line(
+    clip: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    closed, stat, mkdir = clip.parent / "closed", Path.stat, Path.mkdir
+
+    def not_permitted(path: Path) -> None:
+        if path.is_relative_to(closed):
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", lambda path, **how: not_permitted(path) or stat(path, **how))
+    monkeypatch.setattr(Path, "mkdir", lambda path, **how: not_permitted(path) or mkdir(path, **how))
+    assert run_command(["replay", str(clip), *(word.format(closed / "sub") for word in words)]) in (1, 64)
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1 and "cannot be written: Permission denied" in err

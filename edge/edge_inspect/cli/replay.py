@@ -44,7 +44,7 @@ from edge_inspect.cli.replay_folder import WRITTEN, take_over
 from edge_inspect.cli.run import stop_on_signals
 from edge_inspect.cli.scoring import DeepLook, Scorer, check_same_recording, load_truth
 from edge_inspect.cli.summary import summary, why_nothing
-from edge_inspect.cli.targets import check_folder, check_target, source_path
+from edge_inspect.cli.targets import check_folder, check_target, is_missing, source_path
 from edge_inspect.cli.video_meter import stream_bytes
 from edge_inspect.config import config_from_options
 from edge_inspect.config_evidence import EvidenceConfig
@@ -165,7 +165,7 @@ def _check_targets(source: str, files: Mapping[str, Path | None], out: Path | No
     if out:
         check_folder("--out", out, WRITTEN, inputs)
     if annotate:
-        new = out is not None and not out.exists() and annotate.parent.absolute() == out.absolute()  # --out makes it
+        new = out is not None and annotate.parent.absolute() == out.absolute() and is_missing(out)  # --out makes it
         if not new:
             check_target("--annotate", annotate, inputs)
 

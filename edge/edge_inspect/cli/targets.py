@@ -30,10 +30,12 @@ def check_target(option: str, target: Path, inputs: Iterable[tuple[str, Path | N
 
     Raises Usage: it is one of the inputs, or a folder, or its folder is missing.
     """
-    for name, path in inputs:
-        if path is not None and _same(target, path):
-            raise Usage(f"{option} {target}: is the {name}")
     try:
+        for name, path in inputs:
+            if path is not None and _same(target, path):
+                raise Usage(f"{option} {target}: is the {name}")
+            if path is not None and path.is_dir() and target.exists() and _within(path, target):
+                raise Usage(f"{option} {target}: is in the {name}")
         if target.is_dir():
             raise Usage(f"{option} {target}: is a folder; allowed: a file's name")
         if not target.parent.is_dir():
@@ -45,13 +47,24 @@ def check_target(option: str, target: Path, inputs: Iterable[tuple[str, Path | N
 def check_folder(option: str, folder: Path, names: Iterable[str], inputs: Iterable[tuple[str, Path | None]]) -> None:
     """For a folder into which `names` will be written, files and folders. Raises Usage when one of them is, or holds,
     an input, or when the folder itself is one."""
-    places = [folder, *(folder / name for name in names)]
-    for what, path in inputs:
-        if path is None:
-            continue
-        for place in places:
-            if _same(place, path) or (place != folder and place.is_dir() and _within(place, path)):
-                raise Usage(f"{option} {folder}: {place} is the {what}, or holds it; choose another folder")
+    try:
+        places = [folder, *(folder / name for name in names)]
+        for what, path in inputs:
+            if path is None:
+                continue
+            for place in places:
+                if _same(place, path) or (place != folder and place.is_dir() and _within(place, path)):
+                    raise Usage(f"{option} {folder}: {place} is the {what}, or holds it; choose another folder")
+    except OSError as err:
+        raise Usage(f"{option} {folder}: cannot be written: {err.strerror}") from err
+
+
+def is_missing(path: Path) -> bool:
+    """Nothing is there; False also where this user may not look."""
+    try:
+        return not path.exists()
+    except OSError:
+        return False
 
 
 def _same(one: Path, other: Path) -> bool:
