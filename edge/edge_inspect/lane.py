@@ -16,6 +16,7 @@ from edge_inspect.counts import LaneCounts
 from edge_inspect.inference.decode import Decoder
 from edge_inspect.inference.engine import Engine
 from edge_inspect.inference.letterbox import Letterbox
+from edge_inspect.line.open import PartTimes
 from edge_inspect.line.outlet import SOURCE
 from edge_inspect.line.protocol import Answer, AnswerKind
 from edge_inspect.verdict.judge import Judge, Kind, Verdict
@@ -134,3 +135,9 @@ def judged_as_told(part: int, verdict: Verdict, stamp: Stamp, seen: Seen | None,
         stages=seen.stages if seen else None,
         sequence=sequence,
     )
+
+
+def part_times(recipe: Recipe) -> PartTimes:
+    """A recipe's word on triggers, as a line has to know it."""
+    part = recipe.part
+    return PartTimes(part.mode == "trigger", part.deadline_ms, part.delay_ms, part.window_ms)

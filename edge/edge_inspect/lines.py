@@ -18,7 +18,8 @@ from edge_inspect.delivery.broker import Broker
 from edge_inspect.delivery.link import Link
 from edge_inspect.errors import BadConfig
 from edge_inspect.health.vitals import latency_ms
-from edge_inspect.line.open import Around, Line, PartTimes, open_line
+from edge_inspect.lane import part_times
+from edge_inspect.line.open import Around, Line, open_line
 from edge_inspect.line.protocol import Adapter
 from edge_inspect.line.reject import RejectCounts
 from edge_inspect.pipeline import Pipeline
@@ -144,12 +145,6 @@ def check_has_line(camera: CameraConfig, recipe: Recipe, has_line: bool) -> None
             f"camera `{camera.name}`: recipe {recipe.name}: key `part.mode`: found 'trigger', which needs a [[line]] "
             "in the configuration that brings triggers; allowed without: frame, barrier"
         )
-
-
-def part_times(recipe: Recipe) -> PartTimes:
-    """A recipe's word on triggers, as a line has to know it."""
-    part = recipe.part
-    return PartTimes(part.mode == "trigger", part.deadline_ms, part.delay_ms, part.window_ms)
 
 
 def _vitals(line: Line, station: Station) -> wire.LineVitals:

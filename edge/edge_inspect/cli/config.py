@@ -17,8 +17,9 @@ from edge_inspect.cli.output import emit
 from edge_inspect.config import CameraConfig, Config, load_config
 from edge_inspect.errors import BadConfig, BadModel, BadSource, StorageFailing, Usage
 from edge_inspect.inference.package import ModelPackage, find_model
+from edge_inspect.lane import part_times
 from edge_inspect.line.open import check_adapters, check_fit
-from edge_inspect.lines import check_has_line, part_times
+from edge_inspect.lines import check_has_line
 from edge_inspect.verdict.recipe import find_recipe, load_recipe
 
 DEFAULT_FILE = Path("/etc/edge-inspect/edge-inspect.toml")

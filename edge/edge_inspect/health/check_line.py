@@ -11,8 +11,8 @@ from edge_inspect.config import Config, LineConfig
 from edge_inspect.errors import BadConfig
 from edge_inspect.health.doors import LOOPBACK
 from edge_inspect.health.findings import Finding, fail, ok, warn
+from edge_inspect.lane import part_times
 from edge_inspect.line.open import check_adapters, check_fit
-from edge_inspect.lines import part_times
 from edge_inspect.verdict.recipe import find_recipe, load_recipe
 
 CONNECT_TIMEOUT_S = 5.0
