@@ -7,11 +7,14 @@
           FormatChanged                              the camera now gives another picture size than the ring holds
         BrokerGone                                   no MQTT broker
         StorageFailing                               the disk is full, read-only or broken
+          NoSpace                                    not enough room for what is to come; nothing was written
+        SourceGone                                   the repository of models cannot be reached; carries a `code`
       Refusal                                        never retried: one clear line, an exit code
         Usage             64                         the command line does not make sense
         BadConfig         78                         configuration or recipe: file, key, found, allowed
         BadSource          1                         a camera or file that can never give pictures
         BadModel           1                         a model package that must not run; carries a stable `code`
+        Untrusted          1                         what the repository serves cannot be trusted; carries a `code`
         ProviderMissing    1                         the execution provider that was asked for is not there
         RuntimeMissing     1                         no onnxruntime installed; names the extra to add
 
@@ -48,6 +51,20 @@ class StorageFailing(World):
     """The disk is full, read-only or broken; the last write is not on disk."""
 
 
+class NoSpace(StorageFailing):
+    """There is not enough room for what is to come; nothing of it was written."""
+
+    code = "no-space"
+
+
+class SourceGone(World):
+    """The repository of models cannot be reached or does not deliver; `code` is stable, e.g. `stalled`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{message} [{code}]")
+        self.code = code
+
+
 class Refusal(InspectError):
     """What was asked for cannot be done and trying again would not help."""
 
@@ -72,6 +89,14 @@ class BadSourceOption(BadSource):
 
 class BadModel(Refusal):
     """A model package that must not run. `code` is stable and meant for machines, e.g. `digest-mismatch`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{message} [{code}]")
+        self.code = code
+
+
+class Untrusted(Refusal):
+    """What the repository serves cannot be trusted, or not now. `code` is stable, e.g. `metadata-expired`."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{message} [{code}]")

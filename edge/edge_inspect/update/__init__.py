@@ -1,0 +1,1 @@
+"""How another model comes onto this box: fetched, verified, tried and taken back. Nothing here judges a part."""
