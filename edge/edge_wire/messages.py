@@ -20,8 +20,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
-from typing_extensions import Self
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from edge_wire.fields import (
     Block,
@@ -45,17 +44,16 @@ from edge_wire.fields import (
     UtcTime,
 )
 from edge_wire.manifest import ClassName
+from edge_wire.message import MAX_PAYLOAD_BYTES as MAX_PAYLOAD_BYTES  # noqa: PLC0414
+from edge_wire.message import BadMessage as BadMessage  # noqa: PLC0414
+from edge_wire.message import Message as Message  # noqa: PLC0414
+from edge_wire.updates import Desired as Desired  # noqa: PLC0414
+from edge_wire.updates import ModelUpdate
 
-MAX_PAYLOAD_BYTES = 256 * 1024
-"""No message of ours is larger; a reader may refuse a larger one unread."""
 MAX_DEFECTS = 300
 DRAFT_EPOCH = "000000000000-0000000000000000"
 DRAFT_SEQ = 1
 """What a report carries until the outbox numbers it (`DefectReport.numbered`)."""
-
-
-class BadMessage(ValueError):
-    """Bytes that are not the message they should be; one line: where, what was found, what is allowed."""
 
 
 class VerdictKind(str, Enum):
@@ -86,40 +84,6 @@ class ReportId(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.device}/{self.epoch}/{self.seq}"
-
-
-def _type_is_required(schema: dict[str, Any]) -> None:
-    schema["required"] = ["type", *schema.get("required", [])]
-
-
-class Message(Block):
-    """A block that travels on its own; its `type` has a default for us, but may not be missing on the wire."""
-
-    model_config = ConfigDict(json_schema_extra=_type_is_required)
-    kind: ClassVar[str]
-
-    def to_bytes(self) -> bytes:
-        """Compact UTF-8 JSON; equal messages give equal bytes. Raises ValueError above MAX_PAYLOAD_BYTES."""
-        payload = self.model_dump_json().encode()
-        if len(payload) > MAX_PAYLOAD_BYTES:
-            raise ValueError(f"a {self.kind} of {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} may leave")
-        return payload
-
-    @classmethod
-    def from_bytes(cls, payload: bytes) -> Self:
-        """Read a payload from the wire. Raises BadMessage, one line."""
-        if len(payload) > MAX_PAYLOAD_BYTES:
-            raise BadMessage(f"{cls.kind}: {len(payload)} bytes, at most {MAX_PAYLOAD_BYTES} are allowed")
-        try:
-            message = cls.model_validate_json(payload)
-        except ValidationError as err:
-            first = err.errors(include_url=False, include_context=False, include_input=False)[0]
-            where = ".".join(str(step) for step in first["loc"])[:120] or "payload"
-            more = f" (and {err.error_count() - 1} more)" if err.error_count() > 1 else ""
-            raise BadMessage(f"{cls.kind}: {where}: {first['msg'][:300]}{more}") from err
-        if "type" not in message.model_fields_set:
-            raise BadMessage(f"{cls.kind}: type: Field required")
-        return message
 
 
 class Part(Block):
@@ -283,11 +247,20 @@ class DeviceState(Message):
     versions: Annotated[dict[Label, Label], Field(max_length=40)] = {}
     cameras: Annotated[tuple[CameraState, ...], Field(max_length=64)] = ()
     degraded: Annotated[tuple[Degraded, ...], Field(max_length=64)] = ()
+    update: ModelUpdate | None = None
+    """Of devices that take models from a channel; else, and while offline, it is not sent."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = serialize(self)
+        if self.update is None:
+            del written["update"]
+        return written
 
     def gone(self, reason: Literal["stopped", "connection-lost"], since: datetime | None) -> DeviceState:
         """The same device, offline."""
         changed: dict[str, Any] = {"status": "offline", "reason": reason, "since": since, "cameras": (), "degraded": ()}
-        return self.model_copy(update=changed)
+        return self.model_copy(update={**changed, "update": None})
 
 
 class Latency(Block):
@@ -465,5 +438,5 @@ class Gone(Message):
     ranges: Annotated[tuple[SeqRange, ...], Field(min_length=1, max_length=1000)]
 
 
-MESSAGES: tuple[type[Message], ...] = (DefectReport, DeviceState, Vitals, Ack, Resync, Gone)
+MESSAGES: tuple[type[Message], ...] = (DefectReport, DeviceState, Vitals, Ack, Resync, Gone, Desired)
 """Everything that has a schema in docs/wire."""

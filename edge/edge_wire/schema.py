@@ -24,6 +24,7 @@ from edge_wire.messages import (
     MESSAGES,
     Ack,
     DefectReport,
+    Desired,
     DeviceState,
     Gone,
     Message,
@@ -40,6 +41,7 @@ FILES: dict[str, type[BaseModel]] = {
     "ack.schema.json": Ack,
     "resync.schema.json": Resync,
     "gone.schema.json": Gone,
+    "desired.schema.json": Desired,
     "manifest.schema.json": Manifest,
 }
 _ASYNCAPI = "asyncapi.json"
@@ -50,6 +52,7 @@ _CHANNELS: tuple[tuple[str, type[Message], str, int, bool, str], ...] = (
     ("ack", Ack, "receive", 1, False, "The plant has these reports in its database."),
     ("resync", Resync, "receive", 1, False, "The plant asks for these reports again."),
     ("gone", Gone, "send", 1, False, "The plant asked for these reports, but they are not in the outbox any more."),
+    ("desired", Desired, "receive", 1, True, "There is a model rollout: a hint to look sooner. Trust: its signatures."),
 )
 """Topic's last level, message, what the device does, QoS, retained, what for."""
 

@@ -7,7 +7,7 @@
       ack        plant -> device   QoS 1             Ack: these reports are in the database
       resync     plant -> device   QoS 1             Resync: send these reports again
       gone       device -> plant   QoS 1             Gone: asked for in a resync, but not here any more
-      desired    plant -> device   QoS 1, retained   a pointer to a model release
+      desired    plant -> device   QoS 1, retained   Desired: a pointer to a model rollout
 
 1. A name is 1-40 characters of `A-Z a-z 0-9 . _ -` and begins with a letter or digit: it can be a topic level, a file
    name and a certificate's common name without any quoting, and never holds `+`, `#`, `/` or `$`.

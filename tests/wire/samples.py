@@ -13,6 +13,7 @@ from edge_wire.messages import (
     Defect,
     DefectReport,
     Degraded,
+    Desired,
     DeviceState,
     EvidenceVitals,
     FrameRef,
@@ -33,6 +34,8 @@ from edge_wire.messages import (
     VerdictKind,
     Vitals,
 )
+from edge_wire.release import ReleasedModel
+from edge_wire.updates import ModelUpdate, RefusedModel
 
 EPOCH = "019a2f3b4c5d-0123456789abcdef"
 UTC = utc_from_ns(1_795_338_098_123_456_789)
@@ -132,6 +135,27 @@ def state_online() -> DeviceState:
         ),
         degraded=(Degraded(code="provider-fallback", detail="asked for cuda, runs on cpu"),),
     )
+
+
+def state_update() -> DeviceState:
+    candidate = ReleasedModel(name="metal-plate", version="1.2.0", digest=DIGESTS[2])
+    update = ModelUpdate(
+        stage="shadow", since=UTC, active=DIGESTS[1], previous=DIGESTS[0], candidate=candidate, progress=0.42,
+        refused=RefusedModel(digest=DIGESTS[3], code="trial-rate", at=UTC), sequence=7,
+    )  # fmt: skip
+    return state_online().model_copy(update={"update": update})
+
+
+def state_update_idle() -> DeviceState:
+    return state_online().model_copy(update={"update": ModelUpdate(stage="idle", since=UTC, active=DIGESTS[1])})
+
+
+def desired() -> Desired:
+    return Desired(device="edge-0017", product="metal-plate", channel="stable", sequence=7, digest=DIGESTS[2])
+
+
+def desired_all() -> Desired:
+    return desired().model_copy(update={"device": None})
 
 
 def state_will() -> DeviceState:
@@ -241,9 +265,13 @@ SAMPLES: dict[str, Message] = {
     "defect-shed": defect_shed(),
     "state-online": state_online(),
     "state-will": state_will(),
+    "state-update": state_update(),
+    "state-update-idle": state_update_idle(),
     "vitals-full": vitals_full(),
     "vitals-lean": vitals_lean(),
     "ack": ack(),
     "resync": resync(),
     "gone": gone(),
+    "desired": desired(),
+    "desired-all": desired_all(),
 }

@@ -102,7 +102,7 @@ def test_asyncapi_document_is_complete_in_itself() -> None:
 def test_every_example_in_the_documentation_is_a_message() -> None:
     text = (schema.FOLDER.parent / "wire.md").read_text()
     examples = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples:
         kind = json.loads(example)["type"].removeprefix("inspect.").removesuffix("/1")
         message = KINDS[kind].from_bytes(example.encode())
