@@ -169,6 +169,8 @@ def _contradictions(config: Config) -> Iterator[Mistake]:
         yield from _camera_contradictions(at, camera)
     if config.mqtt:
         yield from _mqtt_contradictions(config.mqtt)
+    if config.update and config.update.ca is not None and not (config.update.url or "").startswith("https://"):
+        yield Mistake("update.ca", f"it with url {_shown(config.update.url)}", "only with https://")
     for mistake in line_mistakes(config.line, [camera.name for camera in config.camera]):
         yield Mistake(*mistake)
     for index, line in enumerate(config.line):
@@ -243,9 +245,12 @@ def _resolved(config: Config, folder: Path, environ: Mapping[str, str]) -> Confi
     )
     model = config.model.model_copy(update={"dir": _resolved_model(config.model.dir, folder)})
     lines = tuple(_resolved_line(line, folder) for line in config.line)
+    update_table = config.update and config.update.model_copy(
+        update={name: _absolute(getattr(config.update, name), folder, environ) for name in ("root", "models_dir", "ca")}
+    )
     state_dir = config.state_dir if "state_dir" in config.model_fields_set else default_state_dir(environ)
-    update = {"camera": cameras, "mqtt": mqtt, "model": model, "line": lines, "state_dir": folder / state_dir}
-    return config.model_copy(update=update)
+    update = {"camera": cameras, "mqtt": mqtt, "model": model, "line": lines, "update": update_table}
+    return config.model_copy(update={**update, "state_dir": folder / state_dir})
 
 
 def _resolved_line(line: LineConfig, folder: Path) -> LineConfig:
@@ -286,6 +291,9 @@ def _files(config: Config) -> Iterator[tuple[str, Path | None]]:
     if config.mqtt:
         for name in ("ca", "cert", "key", "password_file"):
             yield f"mqtt.{name}", getattr(config.mqtt, name)
+    if config.update:
+        yield "update.root", config.update.root
+        yield "update.ca", config.update.ca
 
 
 def _credentials_not_given(config: Config, environ: Mapping[str, str]) -> Iterator[Mistake]:

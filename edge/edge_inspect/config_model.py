@@ -23,6 +23,7 @@ from edge_inspect.config_evidence import EvidenceConfig
 from edge_inspect.config_line import LineConfig
 from edge_inspect.config_metrics import MetricsConfig
 from edge_inspect.config_table import BrokerUrl, Name, Table
+from edge_inspect.config_update import UpdateConfig
 from edge_inspect.errors import BadConfig
 
 SYSTEM_CA = Path("system")
@@ -228,12 +229,18 @@ class Config(Table):
     outbox: OutboxConfig = Field(default_factory=OutboxConfig)
     evidence: EvidenceConfig = Field(default_factory=EvidenceConfig)
     metrics: MetricsConfig | None = None
+    update: UpdateConfig | None = None
     log: LogConfig = Field(default_factory=LogConfig)
 
     @property
     def cache_dir(self) -> Path:
         """For engines that take minutes to build; may be deleted at any time."""
         return self.state_dir / "cache"
+
+    @property
+    def models_dir(self) -> Path:
+        """Where fetched packages lie."""
+        return (self.update.models_dir if self.update else None) or self.state_dir / "models"
 
 
 def _read_secret(path: Path) -> str:
