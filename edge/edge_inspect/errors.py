@@ -7,6 +7,7 @@
           FormatChanged                              the camera now gives another picture size than the ring holds
         BrokerGone                                   no MQTT broker
         StorageFailing                               the disk is full, read-only or broken
+        Ending                                       this process ends; what was asked for was not done
           NoSpace                                    not enough room for what is to come; nothing was written
         SourceGone                                   the repository of models cannot be reached; carries a `code`
       Refusal                                        never retried: one clear line, an exit code
@@ -63,6 +64,10 @@ class SourceGone(World):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{message} [{code}]")
         self.code = code
+
+
+class Ending(World):
+    """This process ends: what was asked of it was not done, and can be asked again of the next one."""
 
 
 class Refusal(InspectError):
