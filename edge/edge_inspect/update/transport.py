@@ -1,0 +1,322 @@
+"""One request at a time to a repository of models: http, https or a folder; bounded in every direction.
+
+1. A request ends: connecting, each silence, and all of it together have their limits; `stop` ends it within a moment.
+2. Bytes are those of the file: compressed answers are refused, redirects are few and lead to http or https only, and
+   from https never back to http.
+3. A dead connection (half-open, cut) is noticed within `stall_s`, a server that drips at the deadline.
+4. What goes wrong out there is SourceGone with a stable code; an HTTP status that is no answer is HttpStatus.
+
+    source = Source(ca=None, limits=FetchLimits(), stop=stop)
+    with source.open("https://models.plant/targets/ab.model.onnx", start=4096, until_s=until_s) as answer:
+        content = answer.read(65536)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import socket
+import ssl
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+
+from edge_inspect.errors import BadConfig, SourceGone
+
+CHUNK_BYTES = 1 << 16
+MOST_REDIRECTS = 5
+LOOK_EVERY_S = 0.1
+_CONTENT_RANGE = re.compile(r"^bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)$")
+_REDIRECTS = {301, 302, 303, 307, 308}
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """What one fetch may take of network, disk and time."""
+
+    rate_bytes_per_s: int = 0
+    """Of all downloads together; 0: as fast as it goes."""
+    deadline_s: float = 6 * 3600.0
+    """For all files of a package together."""
+    metadata_s: float = 60.0
+    """For one file of metadata."""
+    connect_s: float = 10.0
+    stall_s: float = 20.0
+    """No byte for so long: the connection is given up."""
+    cap_bytes: int = 2 << 30
+    """Largest package."""
+    min_free_bytes: int = 256 << 20
+    """So much of the disk is left for others: the outbox goes on whatever is downloaded."""
+    tries: int = 8
+    """Requests in a row that brought nothing new; then it is left for the next poll."""
+    first_wait_s: float = 1.0
+    longest_wait_s: float = 60.0
+
+
+class HttpStatus(SourceGone):
+    """The server answered with a status that is none of the file."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"http-{status}", message)
+        self.status = status
+
+
+@dataclass(slots=True)
+class Answer:
+    """The bytes of a file from `start` on; `read` gives b"" at the end, whether all came or not."""
+
+    start: int
+    body_bytes: int | None
+    """How many bytes the server says will follow; None where it does not say."""
+    total_bytes: int | None
+    """How long the server says the whole file is."""
+    etag: str
+    """A strong one, or nothing."""
+    whole: bool
+    """All of the file (status 200), though less may have been asked for."""
+    read: Callable[[int], bytes]
+
+
+class Throttle:
+    """Keeps what is read below a rate by waiting; the sender then waits, too."""
+
+    def __init__(self, rate_bytes_per_s: int, stop: threading.Event) -> None:
+        self.chunk_bytes = CHUNK_BYTES if not rate_bytes_per_s else max(1, min(CHUNK_BYTES, rate_bytes_per_s // 4))
+        self._rate = rate_bytes_per_s
+        self._stop = stop
+        self._free_at_s = 0.0
+
+    def pay(self, count: int) -> None:
+        """`count` bytes were read: wait until they are paid for."""
+        if not self._rate:
+            return
+        now_s = time.monotonic()
+        self._free_at_s = max(self._free_at_s, now_s) + count / self._rate
+        self._stop.wait(self._free_at_s - now_s)
+
+
+class Source:
+    """Opens urls. `ca`: the CA that signed the server's certificate; None: the system's own list."""
+
+    def __init__(self, *, ca: Path | None, limits: FetchLimits, stop: threading.Event) -> None:
+        self.limits = limits
+        self.stop = stop
+        self._ca = ca
+        self._tls: ssl.SSLContext | None = None
+
+    @contextlib.contextmanager
+    def open(self, url: str, *, start: int = 0, etag: str = "", until_s: float) -> Iterator[Answer]:
+        """Ask for a file from byte `start` on, if it is still the one of `etag`. Raises SourceGone, HttpStatus.
+
+        until_s: moment of time.monotonic() at which the request ends.
+        """
+        if urlsplit(url).scheme == "file":
+            with _open_file(url, start) as answer:
+                yield answer
+            return
+        for _ in range(MOST_REDIRECTS + 1):
+            with self._ask(url, start, etag, until_s) as (response, read):
+                if response.status not in _REDIRECTS:
+                    yield _answer_of(response, read, url, start)
+                    return
+                url = _redirected(url, response.getheader("Location") or "")
+        raise SourceGone("redirects", f"{url}: more than {MOST_REDIRECTS} redirects")
+
+    @contextlib.contextmanager
+    def _ask(
+        self, url: str, start: int, etag: str, until_s: float
+    ) -> Iterator[tuple[http.client.HTTPResponse, Callable[[int], bytes]]]:
+        """The answer's head, and what reads its body."""
+        parts = _checked(url)
+        headers = {"Accept-Encoding": "identity", "User-Agent": "edge-inspect", "Connection": "close"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+            if etag:
+                headers["If-Range"] = etag
+        guard = _Guard(self.stop, until_s)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.hostname or "", parts.port, timeout=self.limits.stall_s)
+        try:
+            with guard:
+                with _as_gone(url, guard):
+                    self._connect(connection, parts, guard)
+                    connection.request("GET", _path_of(parts), headers=headers)
+                    response = connection.getresponse()
+
+                def read(count: int) -> bytes:
+                    with _as_gone(url, guard):
+                        return response.read1(count)
+
+                yield response, read
+        finally:
+            connection.close()
+
+    def _connect(self, connection: http.client.HTTPConnection, parts: SplitResult, guard: _Guard) -> None:
+        """With our own socket, so that the guard can end even a handshake."""
+        host = parts.hostname or ""
+        plain = socket.create_connection((host, connection.port), timeout=self.limits.connect_s)
+        connection.sock = plain
+        plain.settimeout(self.limits.stall_s)
+        guard.watch(plain)
+        if parts.scheme == "https":
+            wrapped = self._context().wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
+            connection.sock = wrapped
+            guard.watch(wrapped)
+            wrapped.do_handshake()
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            try:
+                self._tls = ssl.create_default_context(cafile=str(self._ca) if self._ca else None)
+            except (OSError, ssl.SSLError) as err:
+                raise BadConfig(f"{self._ca}: cannot be used as CA: {err}") from err
+        return self._tls
+
+
+class _Guard:
+    """Ends a connection that is in use by another thread: at the deadline or at `stop`."""
+
+    def __init__(self, stop: threading.Event, until_s: float) -> None:
+        self.why = ""
+        self._stop = stop
+        self._until_s = until_s
+        self._done = threading.Event()
+        self._socket: socket.socket | None = None
+        self._thread = threading.Thread(target=self._run, name="fetch-guard", daemon=True)
+
+    def __enter__(self) -> _Guard:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def watch(self, end: socket.socket) -> None:
+        self._socket = end
+        if self.why:
+            raise TimeoutError(self.why)
+
+    def _run(self) -> None:
+        while not self._done.wait(LOOK_EVERY_S):
+            self.why = "stopped" if self._stop.is_set() else "deadline" if time.monotonic() > self._until_s else ""
+            if self.why:
+                if self._socket is not None:
+                    with contextlib.suppress(OSError):
+                        socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # below TLS: its state is not ours
+                return
+
+
+@contextlib.contextmanager
+def _as_gone(url: str, guard: _Guard) -> Iterator[None]:
+    """Foreign exceptions of a request become SourceGone; what the guard did has its name."""
+    try:
+        yield
+    except (OSError, http.client.HTTPException, ValueError) as err:  # ValueError: what no url or header may hold
+        if guard.why:
+            said = "was stopped" if guard.why == "stopped" else "took longer than it may"
+            raise SourceGone(guard.why, f"{url}: {said}") from err
+        raise SourceGone(_code_of(err), f"{url}: {err or type(err).__name__}") from err
+
+
+def _code_of(err: Exception) -> str:
+    if isinstance(err, ssl.SSLCertVerificationError):
+        return "tls-untrusted"
+    if isinstance(err, ssl.SSLError):
+        return "tls"
+    if isinstance(err, TimeoutError):
+        return "stalled"
+    if isinstance(err, ConnectionRefusedError | socket.gaierror):
+        return "unreachable"
+    if isinstance(err, http.client.IncompleteRead | http.client.RemoteDisconnected | ConnectionError):
+        return "cut"
+    return "unreachable" if isinstance(err, OSError) else "not-http"
+
+
+def _checked(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise SourceGone("bad-url", f"{url}: allowed: http://, https:// or file://")
+    return parts
+
+
+def _path_of(parts: SplitResult) -> str:
+    """As it stands in the url; only what no url may hold is quoted."""
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return "".join(c if "!" <= c <= "~" else "".join(f"%{byte:02X}" for byte in c.encode()) for c in path)
+
+
+def _redirected(url: str, location: str) -> str:
+    to = urljoin(url, location)
+    if not location or urlsplit(to).scheme not in ("http", "https"):
+        raise SourceGone("redirects", f"{url}: redirected to {location[:100]!r}, allowed: http or https")
+    if urlsplit(url).scheme == "https" and urlsplit(to).scheme != "https":
+        raise SourceGone("redirects", f"{url}: redirected from https to {location[:100]!r}")
+    return to
+
+
+def _answer_of(response: http.client.HTTPResponse, read: Callable[[int], bytes], url: str, asked: int) -> Answer:
+    if response.status not in (200, 206):
+        raise HttpStatus(response.status, f"{url}: status {response.status}, allowed: 200 or 206")
+    encoding = response.getheader("Content-Encoding") or "identity"
+    if encoding.strip().lower() != "identity":
+        raise SourceGone("encoded", f"{url}: comes as {encoding[:40]!r}, allowed: identity")
+    etag = response.getheader("ETag") or ""
+    strong = etag if etag.startswith('"') and etag.endswith('"') and len(etag) < 200 else ""
+    if response.status == 200:
+        return Answer(0, response.length, response.length, strong, True, read)
+    start, stop, total = _range_of(response.getheader("Content-Range") or "", url)
+    said = stop + 1 - start
+    if not asked or start != asked or (response.length is not None and response.length != said):
+        raise SourceGone("range-wrong", f"{url}: asked for bytes from {asked} on, got {start}-{stop}")
+    return Answer(start, said, total, strong, False, read)
+
+
+def _range_of(text: str, url: str) -> tuple[int, int, int | None]:
+    found = _CONTENT_RANGE.match(text)
+    if found is None or int(found[1]) > int(found[2]):
+        raise SourceGone("range-wrong", f"{url}: Content-Range is {text[:60]!r}, allowed: bytes FIRST-LAST/TOTAL")
+    return int(found[1]), int(found[2]), None if found[3] == "*" else int(found[3])
+
+
+@contextlib.contextmanager
+def _open_file(url: str, start: int) -> Iterator[Answer]:
+    """A folder (USB stick, share) in place of a server: regular files only. A file that is not there is a 404."""
+    path = Path(unquote(urlsplit(url).path))
+    try:
+        stream = _regular(path)
+    except FileNotFoundError as err:
+        raise HttpStatus(404, f"{path}: no such file") from err
+    except (OSError, ValueError) as err:
+        raise SourceGone("unreadable", f"{path}: {err}") from err
+    with stream:
+        size = os.fstat(stream.fileno()).st_size
+        start = min(start, size)
+        stream.seek(start)
+        yield Answer(start, size - start, size, "", start == 0, lambda count: _read_file(stream, path, count))
+
+
+def _regular(path: Path) -> BinaryIO:
+    stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise ValueError("not a regular file")
+    return stream
+
+
+def _read_file(stream: BinaryIO, path: Path, count: int) -> bytes:
+    try:
+        return stream.read(count)
+    except OSError as err:
+        raise SourceGone("unreadable", f"{path}: {err.strerror}") from err
