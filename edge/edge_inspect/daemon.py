@@ -52,6 +52,7 @@ from edge_inspect.lines import Lines
 from edge_inspect.pipeline import Judged, Lane, Pipeline, Watcher
 from edge_inspect.reporting import defect_report, evidence_subject
 from edge_inspect.station import Engines, Station
+from edge_inspect.telling import Telling
 from edge_inspect.threads import HasBeat, Thread, join
 from edge_wire import messages as wire
 from edge_wire.topics import Topics
@@ -80,6 +81,7 @@ class Appliance:
     adapters: already built ones by the line's name, instead of what `[[line]]` says (simulations, tests).
     tell: hears each verdict first, in the inspect thread; must not wait.
     deliver: False keeps everything in the process: no outbox, no broker (replays).
+    runtime_dir: systemd's $RUNTIME_DIRECTORY, in memory, for what a kill must not take along; else `state_dir`.
     first_open_s: give up if a camera cannot be opened for so long at the start; None tries for ever.
     """
 
@@ -95,6 +97,7 @@ class Appliance:
         frames: int | None = None,
         first_open_s: float | None = None,
         notifier: Notifier | None = None,
+        runtime_dir: str | None = None,
     ) -> None:
         self.config = config
         self.topics = Topics(config.device.site, config.device.line, config.device.device)
@@ -104,10 +107,11 @@ class Appliance:
         self._announced: wire.DeviceState | None = None
         self._next_vitals_s = 0.0
         self._notifier = notifier or Notifier(None)
+        self._telling = Telling(self.topics, runtime_dir)
         ready = threading.Condition()
         self.pipeline = Pipeline(
-            tell=tell, report=self._report, keep=self._keep, watchers=tuple(watchers), ready=ready,
-            frames_wanted=frames,
+            tell=tell, note=self._telling.judged, report=self._report, keep=self._keep, watchers=tuple(watchers),
+            ready=ready, frames_wanted=frames,
         )  # fmt: skip
         self._engines = Engines(config.model, config.cache_dir)
         self.stations = {
@@ -117,7 +121,7 @@ class Appliance:
             )
             for camera in config.camera
         }  # fmt: skip
-        self.lines = Lines(config, self.topics, self.stations, self.pipeline, adapters or {})
+        self.lines = Lines(config, self.topics, self.stations, self.pipeline, adapters or {}, self._telling.answer)
         self.outbox: Outbox | None = None
         self.writer: OutboxWriter | None = None
         self.courier: Courier | None = None
@@ -185,6 +189,7 @@ class Appliance:
         self._notifier.extend(CHECK_S)
         path, kept = config.state_dir / FILE_NAME, config.outbox
         self.outbox = Outbox(path, device=self.topics.device, cap_bytes=kept.cap_bytes, retain_s=kept.retain_h * 3600)
+        self.outbox.told = self._telling.open(config.state_dir, self.stations)
         self._pulse = vitals.Pulse(self._beat)
         self._doors = doors(config, self.observe)
         if config.mqtt is None:
@@ -199,6 +204,7 @@ class Appliance:
 
     def state(self) -> wire.DeviceState:
         """What the plant should know of this device right now; retained at the broker."""
+        drifts = {name: station.drift for name, station in self.stations.items()}
         alarms = [alarm for who in (self.writer, self.courier, self.evidence) if who for alarm in who.alarms()]
         return wire.DeviceState(
             site=self.topics.site,
@@ -212,16 +218,8 @@ class Appliance:
                 wire.CameraState(name=name, status=wire.CameraStatus(s.status), reason=s.trouble)
                 for name, s in self.stations.items()
             ),
-            degraded=(*alarms, *self.lines.alarms(), *self._drifting())[:MOST_ALARMS],
+            degraded=(*alarms, *self.lines.alarms(), *vitals.drifting(drifts))[:MOST_ALARMS],
         )
-
-    def _drifting(self) -> list[wire.Degraded]:
-        """Cameras whose pictures have changed since the start: a lens is dirty, a lamp is failing."""
-        return [
-            wire.Degraded(code="picture-drift", detail=f"{name}: {station.drift}")
-            for name, station in self.stations.items()
-            if station.drift
-        ]
 
     def observe(self) -> Observed:
         """Everything that whoever looks in may see, as of now. Waits for nobody."""
@@ -269,7 +267,7 @@ class Appliance:
     def _close(self, inspect: Thread, delivering: Sequence[Thread]) -> None:
         """Close what no living thread uses any more; the rest goes with the process."""
         if not any(thread.is_alive() for thread in delivering):
-            for end in (self._doors, self.outbox):
+            for end in (self._doors, self.outbox, self._telling):
                 if end:
                     end.close()
         if not inspect.is_alive():
@@ -330,6 +328,7 @@ class Appliance:
 
     def _add(self, lane: Lane) -> None:
         """A camera's size is known."""
+        self._telling.camera_known(self.stations[lane.name])
         if self.evidence is not None:
             self.evidence.prepare(lane.letterbox.src_h, lane.letterbox.src_w)
         self.pipeline.add(lane)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from urllib.parse import urlsplit
 
 from edge_inspect.config import CameraConfig, Config, broker_of
@@ -20,7 +21,7 @@ from edge_inspect.errors import BadConfig
 from edge_inspect.health.vitals import latency_ms
 from edge_inspect.lane import part_times
 from edge_inspect.line.open import Around, Line, open_line
-from edge_inspect.line.protocol import Adapter
+from edge_inspect.line.protocol import Adapter, Answer
 from edge_inspect.line.reject import RejectCounts
 from edge_inspect.pipeline import Pipeline
 from edge_inspect.station import Station
@@ -37,6 +38,7 @@ class Lines:
     """Built with the appliance; hands each station its line. Raises BadConfig.
 
     adapters: already built ones by line name, instead of what the configuration says (simulations, tests).
+    note: hears camera and answer before a line is told; must not wait.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Lines:
         stations: Mapping[str, Station],
         pipeline: Pipeline,
         adapters: Mapping[str, Sequence[Adapter]],
+        note: Callable[[str, Answer], None] = lambda camera, answer: None,
     ) -> None:
         self._config = config
         self._topics = topics
@@ -56,6 +59,7 @@ class Lines:
             line = open_line(
                 table, part_times(station.recipe), self._around(table.name, station), adapters.get(table.name)
             )
+            line.side.note = partial(note, station.config.name)
             station.line = line.side
             self._lines[table.name] = (line, station)
         for station in stations.values():

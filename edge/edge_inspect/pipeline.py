@@ -1,6 +1,6 @@
 """The way of a frame, in order, in one thread, for every camera of this daemon.
 
-1. A part gets exactly one verdict, and the verdict is told before anything that can wait.
+1. A part gets exactly one verdict, and it is told before anything that can wait; noted first, for a kill loses nothing.
 2. What could not be seen is UNKNOWN: a broken frame, a gap, a dead picture, numbers that are not finite.
 3. Nothing of a frame's or a tensor's size is allocated here: slot -> engine input is the only copy of pixels.
 4. Cameras take turns, one frame each, so that none starves another.
@@ -58,6 +58,7 @@ class Pipeline:
         self,
         *,
         tell: Callable[[Lane, Judged], None],
+        note: Callable[[Lane, Judged], None] = lambda lane, judged: None,
         report: Callable[[Lane, Judged, Pixels | None], None],
         keep: Callable[[Lane, Judged, Pixels], None] = lambda lane, judged, pixels: None,
         watchers: tuple[Watcher, ...] = (),
@@ -68,6 +69,7 @@ class Pipeline:
         self.frames = 0
         self._lanes: list[Lane] = []
         self._tell = tell
+        self._note = note
         self._report = report
         self._keep = keep
         self._watchers = watchers
@@ -279,6 +281,8 @@ class Pipeline:
             told = lane.line.answer(part, verdict.kind.value, verdict.reason, stamp.captured_ns)
         judged = judged_as_told(part, verdict, stamp, seen, told)
         pixels = seen.pixels if seen else None
+        if told is None:  # else its line has noted it
+            self._note(lane, judged)
         self._tell(lane, judged)
         if judged.must_be_reported:
             self._report(lane, judged, pixels)

@@ -44,6 +44,26 @@ class Identity:
     model: wire.ModelRef
 
 
+def outline(camera: str, mode: str, who: Identity) -> wire.DefectReport:
+    """What is known of a camera's reports before there is one; the rest stands for nothing."""
+    return wire.DefectReport(
+        device=who.topics.device,
+        site=who.topics.site,
+        line=who.topics.line,
+        epoch=wire.DRAFT_EPOCH,
+        seq=wire.DRAFT_SEQ,
+        camera=camera,
+        camera_digest=who.camera_digest,
+        part=wire.Part(number=0, mode=wire.PartMode(mode)),
+        verdict=wire.VerdictKind.UNKNOWN,
+        reason="outline",
+        model=who.model,
+        recipe=who.recipe,
+        verdict_ns=0,
+        verdict_utc=utc_from_ns(0),
+    )
+
+
 def defect_report(lane: Lane, judged: Judged, who: Identity, pixels: Pixels | None) -> wire.DefectReport:
     """The report of a part that is not OK; the outbox numbers it. `pixels`: the frame the verdict rests on, or None."""
     verdict_utc_ns = judged.captured_utc_ns + judged.verdict_ns - judged.captured_ns

@@ -184,7 +184,17 @@ class DefectReport(Message):
     frame: FrameRef | None = None
     """None: the verdict came without a frame, because the part was gone or not to be seen."""
     stages_ms: StageTimes | None = None
+    recovered: bool = False
+    """The line was told so by a daemon that was killed before it could keep its report. Verdict and reason are what was
+    told; frame, defects and picture went with it. Only sent when it is true."""
     thumbnail: Thumbnail | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_so(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = serialize(self)
+        if not self.recovered:
+            del written["recovered"]
+        return written
 
     @property
     def id(self) -> ReportId:

@@ -116,6 +116,12 @@ def defect_triggered() -> DefectReport:
     return defect_unseen().model_copy(update={"seq": 45, "part": part, "reason": "deadline"})
 
 
+def defect_recovered() -> DefectReport:
+    part = Part(number=5123, mode=PartMode.TRIGGER, sequence=7)
+    changed = {"seq": 46, "part": part, "verdict": VerdictKind.NG, "reason": "defect", "recovered": True}
+    return defect_unseen().model_copy(update=changed)
+
+
 def defect_shed() -> DefectReport:
     return defect_full().without_picture().numbered(EPOCH, 44)
 
@@ -263,6 +269,7 @@ SAMPLES: dict[str, Message] = {
     "defect-unseen": defect_unseen(),
     "defect-triggered": defect_triggered(),
     "defect-shed": defect_shed(),
+    "defect-recovered": defect_recovered(),
     "state-online": state_online(),
     "state-will": state_will(),
     "state-update": state_update(),

@@ -107,6 +107,7 @@ def run(
         frames=frames,
         first_open_s=None if camera is None else FIRST_OPEN_S,
         notifier=Notifier.from_environment(os.environ),
+        runtime_dir=os.environ.get("RUNTIME_DIRECTORY"),
     )
     with stop_on_signals() as stop:
         appliance.run(stop)

@@ -29,13 +29,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from edge_inspect.delivery import outbox_reserve, outbox_rows
+from edge_inspect.delivery import outbox_reserve, outbox_rows, outbox_told
 from edge_inspect.delivery.outbox_db import DiskFull, OutboxDatabase
 from edge_inspect.delivery.outbox_file import ACKED, SENT
 from edge_inspect.delivery.outbox_resync import Again, send_again
 from edge_inspect.delivery.outbox_rows import BATCH
 from edge_inspect.delivery.outbox_salvage import Salvage
 from edge_inspect.delivery.outbox_stats import Stats, read_stats, used_bytes
+from edge_inspect.delivery.told import ToldJournal
 from edge_inspect.errors import StorageFailing
 from edge_wire.fields import BIG
 from edge_wire.messages import DefectReport, ReportId, join
@@ -81,6 +82,8 @@ class Outbox:
         """What the broker takes, as far as that is known: a report that is larger is kept without its picture."""
         self.pictures_left = 0
         """How many pictures were left for that."""
+        self.told: ToldJournal | None = None
+        """What the line was told before it came here; set before anything is put."""
         self._device = device
         self._retain_ns = round(retain_s * 1e9)
         self._utc_ns = utc_ns
@@ -132,7 +135,22 @@ class Outbox:
             pictures = self._make_room(reports)
             ids = self._write(lambda db: self._insert(db, reports, pictures and not self.disk_full))
             self._file.gave(ids[-1].seq)
+            if self.told is not None:
+                self.told.clear(self.told.numbers(reports))
             return ids
+
+    def put_told(self) -> int:
+        """Keep what earlier lives of this daemon told and did not put; how many. Raises StorageFailing: call again."""
+        if self.told is None or not self.told.left:
+            return 0
+        with self._file.mutex:
+            with self._file.reading() as db:
+                self.told.clear(outbox_told.put(db, self.told.boot))
+            left = [entry.report for entry in self.told.left if self.told.holds(entry.number)]
+            for start in range(0, len(left), BATCH):
+                self.put_many(left[start : start + BATCH])
+            self.told.left.clear()
+            return len(left)
 
     def refill(self) -> bool:
         """See whether a full disk has room again, and hold the reserve; whether it is held. Raises StorageFailing."""
@@ -261,6 +279,8 @@ class Outbox:
         last_seq = epoch.last_seq + len(reports)
         db.execute("UPDATE epoch SET last_seq = max(last_seq, ?) WHERE number = ?", (last_seq, epoch.number))
         self.pictures_left += left
+        if self.told is not None:
+            outbox_told.remember(db, self.told, self.told.numbers(reports))
         return [ReportId(self._device, epoch.name, seq) for seq in range(epoch.last_seq + 1, last_seq + 1)]
 
     def _make_room(self, reports: Sequence[DefectReport]) -> bool:

@@ -6,7 +6,8 @@
    begins to fail, one when it works again.
 4. From half the bound on, reports wait without their picture. At the bound a report is lost: counted in `dropped`, an
    alarm, and said at once. That is the only place where a judged part's report can be lost.
-5. At the end everything handed over before `stop` is put, or counted as dropped and said. So at any time: handed over
+5. First of all what an earlier life told the line and had not put when it was killed is put (`told`).
+   At the end everything handed over before `stop` is put, or counted as dropped and said. So at any time: handed over
    = put + waiting + dropped, exactly.
 6. From 80 % of the outbox's cap or of the disk on there is an alarm, before a picture that waits is given up; on a full
    disk another, while reports go into the reserve. One line when each begins, one when it ends.
@@ -53,6 +54,8 @@ class OutboxWriter:
     ) -> None:
         self.dropped = 0
         """Reports lost because the disk failed for longer than memory could hold them."""
+        self.recovered = 0
+        """Reports of what the line was told by an earlier life, which was killed before it could put them."""
         self.beat_ns: int | None = time.monotonic_ns()
         """When the thread last moved; None once it has ended."""
         self._outbox = outbox
@@ -64,6 +67,7 @@ class OutboxWriter:
         self._failure = ""
         self._failure_code = ""
         self._dropping = False
+        self._told_is_put = False
         self._backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         self._next_tend_s = monotonic_s()
         self._next_prune_s = monotonic_s() + PRUNE_EVERY_S
@@ -95,10 +99,11 @@ class OutboxWriter:
         try:
             while not stop.is_set():
                 self.beat_ns = time.monotonic_ns()
+                self._told_is_put = self._told_is_put or self._put_told()
                 with self._changed:
-                    if not self._waiting:
+                    if not self._waiting and self._told_is_put:
                         self._changed.wait(LOOK_EVERY_S)
-                if self._waiting and not self._put_some():
+                if not self._told_is_put or (self._waiting and not self._put_some()):
                     self._pause(stop)
                 self._tend_if_due()
             while self._waiting and self._put_some():
@@ -160,6 +165,19 @@ class OutboxWriter:
             pictures_shed=stats.pictures_shed,
             dropped=self.dropped,
         )
+
+    def _put_told(self) -> bool:
+        """Put what an earlier life has told and not put; False if that failed. It stays in the journal until then."""
+        try:
+            recovered = self._outbox.put_told()
+        except StorageFailing as err:
+            self._failed(err)
+            return False
+        if recovered:
+            self.recovered += recovered
+            log.warning("outbox.told_recovered", reports=recovered, why="an earlier life told the line, and was killed")
+            self._wake()
+        return True
 
     def _put_some(self) -> bool:
         """Put what waits, or after a failure only the oldest report; False if that failed."""

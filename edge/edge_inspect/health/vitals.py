@@ -98,6 +98,11 @@ def vitals(
     )
 
 
+def drifting(drifts: Mapping[str, str]) -> list[wire.Degraded]:
+    """Cameras whose pictures have changed since the start: a lens is dirty, a lamp is failing. Camera -> how, or ""."""
+    return [wire.Degraded(code="picture-drift", detail=f"{name}: {drift}") for name, drift in drifts.items() if drift]
+
+
 def rss_bytes() -> int:
     """What of this process lies in memory."""
     return int(psutil.Process().memory_info().rss)

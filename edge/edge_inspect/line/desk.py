@@ -75,6 +75,8 @@ class Desk:
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.counts = LineCounts()
+        self.note: Callable[[Answer], None] = lambda answer: None
+        """Hears every answer before the line does; must not wait."""
         self.beat_ns: int | None = None
         self.deadline_ns = deadline_ns
         self.outputs = tuple(outputs)
@@ -279,6 +281,7 @@ class Desk:
         if entry.part not in self._looking:
             self._unseen.append(entry.part)
         self._numbers.remember(answer)
+        self.note(answer)
         self._note_change()
         return answer
 

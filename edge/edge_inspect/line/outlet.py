@@ -36,6 +36,8 @@ class Outlet:
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.counts = LineCounts()
+        self.note: Callable[[Answer], None] = lambda answer: None
+        """Hears every answer before the line does; must not wait."""
         self.beat_ns: int | None = None
         self.outputs = tuple(outputs)
         self._allowed_ns = NO_DEADLINE_NS if deadline_ns is None else deadline_ns
@@ -82,6 +84,7 @@ class Outlet:
         answer = Answer(sequence, kind, reason, part, Trigger(sequence, captured_ns, SOURCE), now_ns, deadline_ns)
         self.counts.triggers += 1
         self.counts.count(kind, reason, max(0, now_ns - captured_ns))
+        self.note(answer)
         for output in self.outputs:
             output.tell(answer)
         return answer
