@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field
 
 from edge_inspect.config_table import BrokerUrl, Name, Table
 
+ANY_HOST = {"0.0.0.0", "::"}
 Port = Annotated[int, Field(ge=1, le=65535)]
 Offset = Annotated[int, Field(ge=0, le=4096)]
 
@@ -73,6 +74,17 @@ class ModbusClientConfig(Table):
     """An answer of the PLC that takes longer is a lost connection."""
     heartbeat_ms: Annotated[int, Field(ge=20, le=10_000)] = 200
     """The heartbeat register is written this often."""
+
+    def blocks(self) -> tuple[range, range]:
+        """The PLC's registers that we read, and those that we write (docs/line-modbus.md)."""
+        return (
+            range(self.inputs_at, self.inputs_at + 8 + 4 * self.ring),
+            range(self.outputs_at, self.outputs_at + 10 + 6 * self.ring),
+        )
+
+    def unit(self) -> tuple[str, int, int]:
+        """Which PLC."""
+        return self.host, self.port, self.unit_id
 
 
 class GpioConfig(Table):
@@ -167,9 +179,11 @@ class LineConfig(Table):
     """Which adapter brings the triggers; may be left out where only one can. With a recipe of mode `barrier` or `frame`
     the camera finds the parts and nobody does."""
     queue: Annotated[int, Field(ge=0, le=64)] = 0
-    """Triggers that may wait while a part is being judged; one more is UNKNOWN `overrun`."""
+    """Triggers that may wait while a part is being judged; one more is UNKNOWN `overrun`. Only with a recipe of mode
+    `trigger`."""
     margin_ms: Annotated[float, Field(ge=0, le=1000)] = 5.0
-    """So long before its deadline a part without a verdict is answered UNKNOWN, so that the answer is there in time."""
+    """So long before its deadline a part without a verdict is answered UNKNOWN, so that the answer is there in time.
+    Only with a recipe of mode `trigger`."""
     fail_safe: Literal["release", "reject"] = "release"
     """What outputs show while nobody judges. `release`: every output is off. `reject`: OK is off and the reject output
     is on, so that everything is thrown out. OK is never on."""
@@ -223,6 +237,8 @@ def line_mistakes(lines: Sequence[LineConfig], cameras: Sequence[str]) -> Iterat
             yield f"{at}.camera", f'"{camera}" a second time', "one line for each camera"
         taken.add(camera)
         yield from _adapter_mistakes(at, line)
+        for other in lines[:index]:
+            yield from _shared_places(at, line, other)
 
 
 def _adapter_mistakes(at: str, line: LineConfig) -> Iterator[tuple[str, str, str]]:
@@ -241,6 +257,12 @@ def _adapter_mistakes(at: str, line: LineConfig) -> Iterator[tuple[str, str, str
     if line.fail_safe == "reject" and (gpio is None or gpio.reject_line is None):  # it would throw nothing out
         yield f"{at}.fail_safe", '"reject" without a reject output', "[line.gpio] with reject_line beside it"
     counts = reject is not None and reject.travel_counts is not None
+    if reject is not None and not counts and gpio is not None and gpio.encoder_line is not None:
+        yield (
+            f"{at}.gpio.encoder_line",
+            "it with travel_ms, which needs no encoder",
+            "travel_counts, or no encoder_line",
+        )
     if counts and line.source == "gpio" and gpio is not None and gpio.encoder_line is None:
         yield f"{at}.reject.travel_counts", "it without an encoder", "[line.gpio] with encoder_line, or travel_ms"
     if gpio is not None and reject is None:
@@ -257,8 +279,33 @@ def _adapter_mistakes(at: str, line: LineConfig) -> Iterator[tuple[str, str, str
 
 
 def _block_mistakes(at: str, client: ModbusClientConfig) -> Iterator[tuple[str, str, str]]:
-    """What the PLC writes and what we write must not lie in one place (lengths: docs/line-modbus.md)."""
-    inputs, outputs = 8 + 4 * client.ring, 10 + 6 * client.ring
-    if client.inputs_at < client.outputs_at + outputs and client.outputs_at < client.inputs_at + inputs:
-        found = f"{client.outputs_at}, within {outputs} of the {inputs} registers from inputs_at = {client.inputs_at}"
-        yield f"{at}.outputs_at", found, f"e.g. {client.inputs_at + inputs} or more"
+    """What the PLC writes and what we write must not lie in one place."""
+    inputs, outputs = client.blocks()
+    if _overlap(inputs, outputs):
+        found = f"{client.outputs_at}, within {len(outputs)} of the {len(inputs)} registers from inputs_at = "
+        yield f"{at}.outputs_at", f"{found}{client.inputs_at}", f"e.g. {inputs.stop} or more"
+
+
+def _shared_places(at: str, line: LineConfig, other: LineConfig) -> Iterator[tuple[str, str, str]]:
+    """Two lines that would get into each other's way: the same port, wire, register or file."""
+    taken = f'which line "{other.name}" has'
+    server, its = line.modbus_server, other.modbus_server
+    if server and its and server.port == its.port and (server.host == its.host or ANY_HOST & {server.host, its.host}):
+        yield f"{at}.modbus_server.port", f"{server.port}, {taken}", "a port of its own for each line"
+    client, theirs = line.modbus_client, other.modbus_client
+    if client and theirs and client.unit() == theirs.unit():
+        (inputs, outputs), (their_inputs, their_outputs) = client.blocks(), theirs.blocks()
+        pairs = ((outputs, their_outputs), (outputs, their_inputs), (inputs, their_outputs))
+        if any(_overlap(one, another) for one, another in pairs):
+            yield f"{at}.modbus_client.outputs_at", f"registers {taken} in the same PLC", "registers of its own"
+    if line.gpio and other.gpio and line.gpio.chip == other.gpio.chip:
+        numbers = [number for number in line.gpio.wires().values() if number is not None]
+        shared = sorted(set(numbers) & set(other.gpio.wires().values()))
+        if shared:
+            yield f"{at}.gpio", f"line {shared[0]} of {line.gpio.chip}, {taken}", "a line of its own for each wire"
+    if line.socket and other.socket and line.socket.path and line.socket.path == other.socket.path:
+        yield f"{at}.socket.path", f'"{line.socket.path}", {taken}', "a path of its own for each line"
+
+
+def _overlap(one: range, other: range) -> bool:
+    return one.start < other.stop and other.start < one.stop

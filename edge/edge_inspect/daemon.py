@@ -232,6 +232,7 @@ class Appliance:
             cameras=[station.pulse() for station in self.stations.values()],
             lines=self.lines.counts(),
             rejects=self.lines.rejects(),
+            adapters=self.lines.adapters(),
             outbox=self._outbox_vitals,
             evidence=self.evidence.vitals() if self.evidence else None,
             link=LinkPulse(courier.connected, str(courier.failure or ""), courier.vitals()) if courier else None,

@@ -90,6 +90,13 @@ class Lines:
         """Of those lines that have a reject gate downstream."""
         return {name: line.tracker.counts for name, (line, _) in self._lines.items() if line.tracker}
 
+    def adapters(self) -> dict[str, dict[str, Mapping[str, int]]]:
+        """What each line's adapters have counted, by line and adapter."""
+        return {
+            name: {adapter.name: adapter.counts() for adapter in line.adapters}
+            for name, (line, _) in self._lines.items()
+        }
+
     def alarms(self) -> list[wire.Degraded]:
         return [
             wire.Degraded(code=code, detail=detail[:200])
@@ -170,4 +177,5 @@ def _vitals(line: Line, station: Station) -> wire.LineVitals:
         answer_ms=latency_ms(counts.latency),
         rejected=reject.rejected if reject else 0,
         rejects_missed=reject.missed if reject else 0,
+        adapters={adapter.name: dict(adapter.counts()) for adapter in line.adapters},
     )

@@ -201,7 +201,7 @@ class Station:
         """
         if not self.camera.live:
             return None
-        if getattr(self.camera, "may_repeat", False):
+        if self.camera.may_repeat:
             return FROZEN_WHERE_PICTURES_MAY_REPEAT
         return 5 if self.recipe.part.mode == "barrier" else 2
 

@@ -329,6 +329,9 @@ class LineVitals(Block):
     """Parts for which the reject gate was due."""
     rejects_missed: Count
     """Of these, how many were not driven out, or not seen in the bin."""
+    adapters: Annotated[dict[Code, Annotated[dict[Code, Count], Field(max_length=32)]], Field(max_length=16)] = {}
+    """What each adapter has counted that went otherwise than it should, by short name; `late`: answers put out at or
+    after their part's deadline, all of them as UNKNOWN."""
 
 
 class OutboxVitals(Block):

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 
-from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
+from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.errors import CameraLost
 from tests.line.drawn import HEIGHT, SPOT, WIDTH
 from tests.sim.tiny_model import draw_defect
@@ -27,7 +27,7 @@ KEPT = 64
 """Exposures that the camera itself holds; older ones are lost."""
 
 
-class FlashCamera:
+class FlashCamera(Camera):
     """shares: how many of the parts are `bad`, `dark`, `white`, `broken` or `poison`; the rest is `good`."""
 
     label = "flash"

@@ -14,6 +14,10 @@ from edge_inspect.config_model import SYSTEM_CA, default_state_dir, host_name
 from edge_inspect.errors import BadConfig, Usage
 
 CAMERA = '[[camera]]\nname = "left"\nsource = "/dev/video0"\n'
+TWO_LINES = (
+    CAMERA + CAMERA.replace("left", "right") + '[[line]]\nname = "a"\ncamera = "left"\n{one}\n'
+    '[[line]]\nname = "b"\ncamera = "right"\n{other}\n'
+)  # fmt: skip
 MQTTS = '[mqtt]\nurl = "mqtts://broker"\n'
 
 
@@ -83,6 +87,28 @@ BAD = {
     "registers of both sides in one place": Bad(
         CAMERA + '[[line]]\n[line.modbus_client]\nhost = "plc"\noutputs_at = 20\nring = 16\n',
         ("line[0].modbus_client.outputs_at", "found 20", "72 registers from inputs_at = 0", "72 or more"),
+    ),
+    "encoder where the time decides": Bad(
+        CAMERA + "[[line]]\n[line.gpio]\nencoder_line = 1\nreject_line = 4\n[line.reject]\ntravel_ms = 900\n",
+        ("line[0].gpio.encoder_line", "with travel_ms", "travel_counts, or no encoder_line"),
+    ),
+    "two lines on one port": Bad(
+        TWO_LINES.format(one="[line.modbus_server]", other='[line.modbus_server]\nhost = "0.0.0.0"'),
+        ("line[1].modbus_server.port", "1502", 'which line "a" has'),
+    ),
+    "two lines in the same registers": Bad(
+        TWO_LINES.format(
+            one='[line.modbus_client]\nhost = "plc"', other='[line.modbus_client]\nhost = "plc"\noutputs_at = 105'
+        ),
+        ("line[1].modbus_client.outputs_at", 'which line "a" has in the same PLC'),
+    ),
+    "two lines on one wire": Bad(
+        TWO_LINES.format(one="[line.gpio]\nok_line = 4", other="[line.gpio]\ntrigger_line = 4"),
+        ("line[1].gpio", "line 4 of /dev/gpiochip0", 'which line "a" has'),
+    ),
+    "two lines on one socket": Bad(
+        TWO_LINES.format(one='[line.socket]\npath = "/run/a"', other='[line.socket]\npath = "/run/a"'),
+        ("line[1].socket.path", '"/run/a", which line "a" has'),
     ),
     "topic with a wildcard": Bad(
         CAMERA + '[[line]]\n[line.mqtt]\nurl = "mqtt://b"\nanswer_topic = "a/+"\n',

@@ -146,12 +146,16 @@ def test_check_looks_at_line_and_recipe_together(
     assert says in capsys.readouterr().err
 
 
-def test_a_trigger_without_need_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("key", ['trigger = "socket"', "queue = 0", "margin_ms = 3"])
+def test_what_means_nothing_without_triggers_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
     file = tmp_path / "line.toml"
-    file.write_text('[[camera]]\nname = "a"\nsource = "sim"\n[[line]]\ntrigger = "socket"\n[line.socket]\n')
+    file.write_text(f'[[camera]]\nname = "a"\nsource = "sim"\n[[line]]\n{key}\n[line.socket]\n')
     assert run_command(["config", "check", str(file)]) == 78
-    assert "part.mode is not 'trigger'" in capsys.readouterr().err
-    file.write_text(file.read_text().replace('trigger = "socket"\n', ""))
+    said = capsys.readouterr().err
+    assert f"key `{key.partition(' ')[0]}`" in said and "part.mode is not 'trigger'" in said
+    file.write_text(file.read_text().replace(key + "\n", ""))
     assert run_command(["config", "check", str(file)]) == 0
     assert run_command(["config", "show", str(file)]) == 0
     assert "[[line]]" in (shown := capsys.readouterr().out) and "[line.socket]" in shown

@@ -29,12 +29,17 @@ TOLD: dict[str, Any] = {
     "rss_bytes": 1,
     "temperature_c": None,
     "cameras": [CAMERA],
-    "lines": [{**CAMERA, "name": "press", "triggers": 5, "missed_deadlines": 2, "unknown": {}}],
+    "lines": [
+        {
+            **CAMERA, "name": "press", "triggers": 5, "missed_deadlines": 2, "unknown": {},
+            "adapters": {"gpio": {"late": 1_000, "cut": 0, "untold": 2}, "socket": {"late": 0}},
+        }
+    ],
     "outbox": None,
     "link": None,
     "alarms": [{"code": "line-down", "detail": "why " * 60 + "end"}],
     "threads": {},
-}
+}  # fmt: skip
 
 
 def test_reasons_have_a_line_of_their_own_and_a_pipe_clips_nothing(
@@ -48,4 +53,5 @@ def test_reasons_have_a_line_of_their_own_and_a_pipe_clips_nothing(
     assert row.split()[-6:] == ["1", "123,456,789", "123,456,000", "700", "89", "8/20/-"]
     assert f"UNKNOWN of camera {CAMERA['name']}: deadline 60, no-frame 26, camera-lost 3" in lines
     assert not any("UNKNOWN of line" in line for line in lines)
+    assert "gpio of line press: late 1,000, untold 2" in lines and not any("socket" in line for line in lines)
     assert any(line.startswith("alarm") and line.endswith("end") for line in lines)

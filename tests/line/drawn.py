@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
+from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.capture.ring import Slot
 from edge_inspect.errors import CameraLost
 from edge_inspect.inference.decode import Detections
@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 320, 192
 SPOT = (100, 60, 130, 90)
 
 
-class DrawnCamera:
+class DrawnCamera(Camera):
     """Steps: "good" (grey), "bad" (a red spot), "blue" (poisons the poisoned network), "lost" (unplugged, comes back),
     "rest" (nothing comes for 10 ms), "broken:WHY" (a frame that the driver marked), "gap:N" (N frames were lost
     before a good one)."""

@@ -6,16 +6,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
+from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.errors import CameraLost
-from edge_inspect.line.protocol import Answer, Trigger
+from edge_inspect.line.protocol import Adapter, Answer, Trigger
 from tests.line.drawn import HEIGHT, SPOT, WIDTH
 from tests.sim.tiny_model import draw_defect
 
 PATIENCE_S = 60.0
 
 
-class StageCamera:
+class StageCamera(Camera):
     """Scenes: good, bad (a red spot), blue (poisons the poisoned network), black, white, frozen, silent (no pictures),
     lost (unplugged while it lasts), broken:WHY."""
 
@@ -66,7 +66,7 @@ class StageCamera:
         """Nothing is held."""
 
 
-class StagePlc:
+class StagePlc(Adapter):
     """An adapter: puts each part on the stage, triggers, waits for its answer. `done` once all parts are answered.
 
     together: so many triggers at once for each part, under numbers of their own.
@@ -81,7 +81,6 @@ class StagePlc:
         self.answers: list[Answer] = []
         self.states: list[tuple[bool, bool]] = []
         self.done = threading.Event()
-        self.trouble = ""
         self._together = together
         self._changed = threading.Condition()
 

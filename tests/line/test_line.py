@@ -21,6 +21,7 @@ from edge_inspect.config_line import RejectConfig, SocketConfig
 from edge_inspect.daemon import Appliance
 from edge_inspect.delivery.outbox import FILE_NAME
 from edge_inspect.errors import BadConfig
+from edge_inspect.line.protocol import Adapter
 from tests.line.drawn import DrawnCamera, Notes
 from tests.line.stage import PATIENCE_S, StageCamera, StagePlc
 
@@ -319,8 +320,8 @@ def test_what_ails_a_line_stands_in_the_state(stage: Stage) -> None:
 def test_parts_that_the_camera_finds_are_told_too(stage: Stage) -> None:
     told: list[tuple[int, str, str]] = []
 
-    class Lamp:
-        name, beat_ns = "lamp", None
+    class Lamp(Adapter):
+        name = "lamp"
 
         def tell(self, answer: Any) -> None:
             told.append((answer.sequence, answer.kind, answer.reason))

@@ -15,7 +15,7 @@ from itertools import pairwise
 import psutil
 import pytest
 
-from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
+from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.capture.ring import Slot
 from edge_inspect.inference.decode import Detections
 from edge_inspect.pipeline import Judged, Lane
@@ -30,7 +30,7 @@ SLOPE_FRAMES = 100_000 if LONG else 10_000
 MOST_GROWTH_BYTES = 1_000_000
 
 
-class EndlessCamera:
+class EndlessCamera(Camera):
     """Good pictures for ever (until `frames`), without allocating anything itself."""
 
     label = "endless"

@@ -59,9 +59,9 @@ def test_an_unplugged_camera_is_unknown_once_and_comes_back(build: Build, monkey
 def test_a_camera_that_a_machine_triggers_may_rest(
     build: Build, monkeypatch: pytest.MonkeyPatch, stall_s: float | None, losses: int
 ) -> None:
-    monkeypatch.setattr("edge_inspect.capture.grab.LEAST_STALL_S", 0.05)
     monkeypatch.setattr("edge_inspect.capture.grab.FIRST_WAIT_S", 0.02)
     camera = DrawnCamera(["good", *["rest"] * 100, "bad"], live=True)
+    camera.patience_s = 0.05
     line, notes = build({"left": camera}, stall_s=stall_s)
     notes.stop_after = 2 + losses
     line.run(notes.stop)

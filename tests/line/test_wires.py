@@ -111,6 +111,7 @@ def pulses(chip: GpioChip) -> tuple[int, int]:
 def trigger_until_ok(chip: GpioChip) -> int:
     """One part after another; this machine may lose a frame now and then. How many it took."""
     for number in range(1, 20):
+        chip.wait_for(lambda: chip.level(READY), "ready again")
         chip.pulse(TRIGGER)
         chip.wait_for(lambda wanted=number: sum(pulses(chip)) == wanted, "answer")  # type: ignore[misc]
         if chip.levels(OK).count(True):
@@ -149,7 +150,7 @@ def test_edge_is_answered_once_and_wires_socket_and_mqtt_say_the_same(
 def test_end_by_sigterm_drives_ok_off_and_reject_on(start: Start, chip: GpioChip) -> None:
     chip.keeps_levels = True
     daemon = start(pulse_ms=10_000.0)
-    assert not chip.level(REJECT)
+    chip.wait_for(lambda: not chip.level(REJECT), "judging: nothing is thrown out")
     trigger_until_ok(chip)
     daemon.send_signal(signal.SIGTERM)
     assert daemon.wait(END_S) == 0
@@ -192,10 +193,12 @@ def test_trigger_over_mqtt_is_answered_on_every_way_and_an_edge_is_then_no_trigg
 def test_part_without_a_verdict_in_time_is_rejected_where_the_encoder_says(start: Start, chip: GpioChip) -> None:
     start(deadline_ms=6)  # less than this camera needs for its next picture
     for number in range(1, 20):
+        chip.wait_for(lambda: chip.level(READY), "ready again")
         chip.pulse(TRIGGER)
         chip.wait_for(lambda wanted=number: sum(pulses(chip)) == wanted, "answer")  # type: ignore[misc]
         if chip.levels(NG).count(True):
             break
+    chip.wait_for(lambda: not chip.level(REJECT), "judging")
     assert chip.levels(REJECT) == [True, False], "at rest, then judging: it is not there yet"
     chip.edges(ENCODER, [(10 * us, us % 2 == 0) for us in range(2 * 99 + 1)])
     chip.wait_for(lambda: chip.levels(REJECT) == [True, False, True, False], "the gate, for its time")

@@ -232,6 +232,7 @@ def vitals_full() -> Vitals:
                 answer_ms=Latency(p50=21.4, p99=29.8, max=50.0),
                 rejected=400,
                 rejects_missed=1,
+                adapters={"modbus-client": {"late": 3, "untold": 1, "missed-triggers": 0, "lost": 2}, "gpio": {}},
             ),
         ),
     )

@@ -30,8 +30,6 @@ FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 10.0
 TOLD_AFTER_S = 4.0
 CUT_EVERY_S = 1.0
-LEAST_STALL_S = 2.0
-"""Unless the camera itself asks for more patience (`patience_s`): a network camera has to catch up after a loss."""
 
 
 class Grabber:
@@ -111,7 +109,7 @@ class Grabber:
             return
         if self.state == "up":
             self._tell_lost(f"the driver's call has not returned for {still_s:.1f} s")
-        if now_ns >= self._next_cut_ns and getattr(self.camera, "can_be_cut_short", False):
+        if now_ns >= self._next_cut_ns and self.camera.can_be_cut_short:
             self._next_cut_ns = now_ns + round(CUT_EVERY_S * 1e9)
             cut_short(self._thread_ident)
 
@@ -172,8 +170,7 @@ class Grabber:
     def _fill_until_end(self, ring: Ring, stop: threading.Event) -> bool:
         """True when stopped or at the end of a file; a loss leaves by its exception."""
         assert self.format is not None
-        least_s = getattr(self.camera, "patience_s", LEAST_STALL_S)
-        stall_s = self._stall_s or max(least_s, 10 / (self.format.fps or 10))
+        stall_s = self._stall_s or max(self.camera.patience_s, 10 / (self.format.fps or 10))
         last_frame = time.monotonic()
         while not stop.is_set():
             self._beat()

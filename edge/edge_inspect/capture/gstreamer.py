@@ -32,7 +32,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
+from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.errors import BadSource, CameraLost, FormatChanged
 
 FORMATS: dict[str, tuple[int, int | None]] = {
@@ -64,7 +64,7 @@ class _MapInfo(ctypes.Structure):
     ]
 
 
-class GStreamerCamera:
+class GStreamerCamera(Camera):
     """`pipeline` as for gst-launch-1.0, without a sink or with an `appsink`."""
 
     live = True

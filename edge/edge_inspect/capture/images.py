@@ -20,7 +20,7 @@ import numpy as np
 import simplejpeg
 
 from edge_inspect.capture.files import check_readable
-from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
+from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.errors import BadSource, CameraLost
 
 JPEG = frozenset({".jpg", ".jpeg"})
@@ -29,7 +29,7 @@ LONGEST_WAIT_S = 0.4
 """With `fps`: how long one read waits for its time before it says NOTHING."""
 
 
-class ImageFolder:
+class ImageFolder(Camera):
     """`path`, or all pictures directly in it if it is a folder, as fast as they are taken; with `fps` at that pace."""
 
     live = False

@@ -57,12 +57,23 @@ class Read(Enum):
 
 
 class Camera(Protocol):
-    """A source of pictures. Not thread-safe: only the grab thread of this camera calls it."""
+    """A source of pictures. Not thread-safe: only the grab thread of this camera calls it.
+
+    Cameras derive from it: what has a value here is what most of them are.
+    """
 
     label: str
     """For people and logs; never holds a password."""
     live: bool
     """True: pictures come at the camera's pace. False: a file, which waits for us and ends."""
+    may_repeat: bool = False
+    """Equal pictures in a row are no sign that it hangs: a codec that repeats a still scene, a drawn picture."""
+    patience_s: float = 2.0
+    """No picture for so long is a loss, and so are ten frame periods if that is longer."""
+    can_be_cut_short: bool = False
+    """A signal ends a call of its driver that does not return."""
+    ended_early: str = ""
+    """Not empty at a recording's end: it is cut off or damaged; one line for a person."""
 
     def open(self) -> Format:
         """Open and configure; called again after every loss.

@@ -27,7 +27,7 @@ import av
 
 from edge_inspect.capture.nal import HEAD_BYTES, continues_picture
 from edge_inspect.capture.pictures import Frame, PictureDecoder
-from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
+from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.capture.rtsp_reader import Arrival, RtspReader, listen_to_ffmpeg
 from edge_inspect.capture.sender_clock import Overlay, SenderClock
 from edge_inspect.errors import BadSource, CameraLost, FormatChanged
@@ -40,7 +40,7 @@ WALL_FORGET_S = 60.0
 """After only late pictures for so long, what was learnt about the sender's wall clock is taken to be wrong."""
 
 
-class RtspCamera:
+class RtspCamera(Camera):
     """`transport`: "tcp" (default: nothing is lost on the way) or "udp"."""
 
     live = True

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_inspect.capture.plates import KINDS, PLATE_HEIGHT_PX, PLATE_WIDTH_PX, render_plate
-from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
+from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.errors import BadSourceOption, FormatChanged
 
 __all__ = ["SimCamera", "render_plate"]
@@ -41,7 +41,7 @@ _TAIL_FRAMES = 8
 _WAIT_S = 0.4
 
 
-class SimCamera:
+class SimCamera(Camera):
     """A camera above a line of metal plates; see the module's promises.
 
     `width` x `height`: picture size in px; plates are scaled to fit (450x300 px at 640x360).

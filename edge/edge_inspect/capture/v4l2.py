@@ -27,7 +27,7 @@ import time
 from linuxpy.video import raw
 
 from edge_inspect.capture import v4l2_decode, v4l2_settings
-from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
+from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.capture.v4l2_arrivals import Arrivals
 from edge_inspect.capture.v4l2_find import Finder
 from edge_inspect.capture.v4l2_node import Node, explain
@@ -42,7 +42,7 @@ _STUMBLES_IN_A_ROW = 2  # each may have cost one of the buffers
 DRIVER_ERROR = "driver-error"
 
 
-class V4L2Camera:
+class V4L2Camera(Camera):
     """One camera by path (`/dev/video0`, `/dev/v4l/by-id/...`) or number (`0`)."""
 
     live = True

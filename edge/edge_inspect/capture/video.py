@@ -25,7 +25,7 @@ import av
 
 from edge_inspect.capture.files import check_readable
 from edge_inspect.capture.pictures import Frame, PictureDecoder
-from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
+from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.errors import BadSource, CameraLost, FormatChanged
 
 NOT_VIDEO = frozenset({"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "dash", "lavfi"})
@@ -34,7 +34,7 @@ LONGEST_WAIT_S = 0.4
 """`paced`: how long one read waits for its time before it says NOTHING."""
 
 
-class VideoFile:
+class VideoFile(Camera):
     """A recording, read as fast as it is taken, or at its own pace with `paced`."""
 
     live = False

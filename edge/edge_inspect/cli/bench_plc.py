@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
+from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.capture.ring import Slot
 from edge_inspect.capture.sim import SimCamera
 from edge_inspect.cli.plc_side import need_pymodbus
@@ -31,7 +31,7 @@ from edge_inspect.daemon import Appliance
 from edge_inspect.errors import Refusal
 from edge_inspect.inference.decode import Detections
 from edge_inspect.inference.package import ModelPackage
-from edge_inspect.line.protocol import Answer, Trigger
+from edge_inspect.line.protocol import Adapter, Answer, Trigger
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.parts import Look
 
@@ -50,7 +50,7 @@ window_ms = 2000
 """
 
 
-class FlashCamera:
+class FlashCamera(Camera):
     """Gives one picture for each `expose`, at once; and one now and then without, so that nobody takes it for lost."""
 
     label = "sim:flash"
@@ -93,11 +93,10 @@ class Step(NamedTuple):
     answered_ns: int
 
 
-class Notes:
+class Notes(Adapter):
     """A watcher of the pipeline and an adapter beside the Modbus client: what became of each trigger here."""
 
     name = "notes"
-    beat_ns: int | None = None
 
     def __init__(self) -> None:
         self._judged: dict[int, tuple[int, int]] = {}

@@ -136,8 +136,8 @@ def replay(
     result.update(
         _bandwidth(result["bytes_sent"] if mqtt else recorder.report_bytes, None if frames else stream_bytes(source))
     )
-    if getattr(camera, "ended_early", ""):
-        result["ended_early"] = camera.ended_early  # type: ignore[attr-defined]
+    if camera.ended_early:
+        result["ended_early"] = camera.ended_early
     if gallery and out:
         page = gallery.close(result)
         (out / "summary.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

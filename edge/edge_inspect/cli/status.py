@@ -22,6 +22,7 @@ from edge_inspect.cli.output import emit, size
 from edge_inspect.config_model import default_state_dir
 from edge_inspect.errors import InspectError, Refusal
 from edge_inspect.health.doors import SOCKET_NAME, short_name
+from edge_inspect.line.protocol import LATE
 
 ANSWER_WITHIN_S = 5.0
 EVERY_S = 1.0
@@ -125,6 +126,7 @@ def page(told: dict[str, Any]) -> RenderableType:
         *_reasons("camera", cameras),
         *_lines(lines),
         *_reasons("line", lines),
+        *_adapter_events(lines),
     ]
     return Group(head, *watched, _delivery(told), *_warnings(told))
 
@@ -181,7 +183,7 @@ def _delivery(told: dict[str, Any]) -> Text:
             "" if link["connected"] else "red",
         )
         words.append(f"; {link['reports_sent']:,} reports in {size(link['bytes_sent'])} sent")
-        words.append(f", {size(stayed)} of raw frames stayed here")
+        words.append(f"; inspected frames as raw pixels: {size(stayed)}")
     return words
 
 
@@ -204,6 +206,19 @@ def _reasons(kind: str, watched: list[dict[str, Any]]) -> list[Text]:
         Text(f"UNKNOWN of {kind} {one['name']}: " + ", ".join(f"{reason} {number:,}" for reason, number in most))
         for one in watched
         if (most := sorted(one["unknown"].items(), key=lambda item: -item[1])[:MOST_REASONS])
+    ]
+
+
+def _adapter_events(lines: list[dict[str, Any]]) -> list[Text]:
+    """What adapters have counted, if anything: a line for each. An answer that was late is a line's worst news."""
+    return [
+        Text(
+            f"{adapter} of line {line['name']}: " + ", ".join(f"{event} {number:,}" for event, number in counted),
+            "bold red" if counts.get(LATE) else "",
+        )
+        for line in lines
+        for adapter, counts in line.get("adapters", {}).items()
+        if (counted := [(event, number) for event, number in counts.items() if number])
     ]
 
 

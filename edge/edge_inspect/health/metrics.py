@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from edge_inspect.counts import Durations
 from edge_inspect.health.observed import Observed, dropped, stages
+from edge_inspect.line.protocol import LATE
 from edge_inspect.line.reject import RejectCounts
 
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0)
@@ -89,6 +90,22 @@ def _answers(seen: Observed) -> Iterator[Sample]:
             yield (name, "UNKNOWN", reason), number
 
 
+def _late(seen: Observed) -> Iterator[Sample]:
+    return ((labels[:2], number) for labels, number in _counted(seen) if labels[2] == LATE)
+
+
+def _adapter_events(seen: Observed) -> Iterator[Sample]:
+    return ((labels, number) for labels, number in _counted(seen) if labels[2] != LATE)
+
+
+def _counted(seen: Observed) -> Iterator[Sample]:
+    """(line, adapter, name of the count)"""
+    for line, adapters in seen.adapters.items():
+        for adapter, counts in adapters.items():
+            for name, number in counts.items():
+                yield (line, adapter, name), number
+
+
 def _dropped(seen: Observed) -> list[Sample]:
     return [((camera.name, why), number) for camera in seen.cameras for why, number in dropped(camera).items()]
 
@@ -117,8 +134,8 @@ ROWS = (
         "Frames that were not inspected: `overrun` (too many came), `frames-lost` (before they reached us), or what "
         "was wrong with the picture. Parts on them are UNKNOWN.", _dropped),
     Row("frame_bytes_total", ("camera",),
-        "Raw size of the frames that stayed on this box. What an uncompressed stream would have sent; a video codec "
-        "would need less, by a factor that depends on the scene and is not guessed here.",
+        "Inspected frames times width x height x 3 bytes: what sending them uncompressed would have taken. It is no "
+        "measure of what is saved against a JPEG or video stream, which takes far less.",
         _each_camera(lambda c: c.counts.frames * c.frame_bytes)),
     Row("inferences_total", ("camera",), "Runs of the network.", _each_camera(lambda c: c.counts.inferences)),
     Row("parts_total", ("camera", "verdict", "reason"), "Parts by verdict and its reason.", _parts),
@@ -127,8 +144,15 @@ ROWS = (
     Row("line_answers_total", ("line", "verdict", "reason"), "What the line was told, by verdict and its reason.",
         _answers),
     Row("line_deadlines_missed_total", ("line",),
-        "Parts that had no verdict by their deadline; told as UNKNOWN in time.",
+        "Parts that had no verdict by their deadline less `margin_ms`, and were answered UNKNOWN for it. Whether that "
+        "answer was out in time, `line_answers_late_total` says.",
         _each_line(lambda c: c.missed_deadlines)),
+    Row("line_answers_late_total", ("line", "adapter"),
+        "Answers that the adapter put out at or after their part's deadline, every one of them as UNKNOWN (on wires: "
+        "NG). A number asked for again after its deadline counts too.", _late),
+    Row("line_adapter_events_total", ("line", "adapter", "event"),
+        "What went otherwise than it should between the adapter and the outside, by event (docs/line.md).",
+        _adapter_events),
     Row("line_late_verdicts_total", ("line",), "Verdicts that came after the line was told something else.",
         _each_line(lambda c: c.late_verdicts)),
     Row("line_sequence_repeated_total", ("line",), "Triggers with a sequence number that was known already.",

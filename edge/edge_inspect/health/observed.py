@@ -40,6 +40,8 @@ class Observed:
     lines: Mapping[str, LineCounts] = field(default_factory=dict)
     rejects: Mapping[str, RejectCounts] = field(default_factory=dict)
     """Of those lines that have a reject gate downstream."""
+    adapters: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
+    """What a line's adapters have counted themselves, by line, adapter and name of the count."""
     outbox: wire.OutboxVitals | None = None
     """At most a few seconds old; None while the file cannot be read, or before it was."""
     link: LinkPulse | None = None
@@ -79,7 +81,7 @@ def status(seen: Observed) -> dict[str, Any]:
         "pid": os.getpid(),
         "uptime_s": round(seen.uptime_s, 1),
         "cameras": [_camera(pulse) for pulse in seen.cameras],
-        "lines": [_line(name, counts, seen.rejects.get(name)) for name, counts in seen.lines.items()],
+        "lines": [_line(seen, name, counts) for name, counts in seen.lines.items()],
         "outbox": seen.outbox and seen.outbox.model_dump(mode="json"),
         "evidence": seen.evidence and seen.evidence.model_dump(mode="json"),
         "link": seen.link and {
@@ -115,7 +117,8 @@ def _camera(pulse: CameraPulse) -> dict[str, Any]:
     }
 
 
-def _line(name: str, counts: LineCounts, rejects: RejectCounts | None) -> dict[str, Any]:
+def _line(seen: Observed, name: str, counts: LineCounts) -> dict[str, Any]:
+    rejects = seen.rejects.get(name)
     return {
         "name": name,
         "triggers": counts.triggers,
@@ -128,6 +131,7 @@ def _line(name: str, counts: LineCounts, rejects: RejectCounts | None) -> dict[s
         "skipped": counts.skipped,
         "rejected": rejects and rejects.rejected,
         "rejects_missed": rejects and rejects.missed,
+        "adapters": {adapter: dict(counted) for adapter, counted in seen.adapters.get(name, {}).items()},
         "latency_ms": {**counts.latency.summary(50, 99), "max": _ms(counts.latency)},
     }
 

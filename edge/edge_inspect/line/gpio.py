@@ -18,7 +18,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +27,7 @@ import structlog
 from edge_inspect.backoff import Backoff
 from edge_inspect.line.gpio_pins import Bias, Edge, GpioGone, Input, Pins, request_pins
 from edge_inspect.line.gpio_signals import Signals, Wires
-from edge_inspect.line.protocol import MOST_SEQUENCE, Answer, Trigger
+from edge_inspect.line.protocol import LATE, MOST_SEQUENCE, Adapter, Answer, Trigger
 from edge_inspect.threads import rest
 from edge_inspect.waker import Waker
 
@@ -48,8 +48,8 @@ def drive_to_rest(chip: Path, wires: Wires, *, active_low: bool, rejects_at_rest
         request_pins(chip, {}, rest, active_low=active_low, buffered=0).close()
 
 
-class GpioLine:
-    """An Adapter; `run` once.
+class GpioLine(Adapter):
+    """`run` once.
 
     edge: which one of the trigger wire, after `active_low`. bias: the chip's own pull resistors at the inputs.
     rejects_at_rest: the reject wire is on while nobody judges. alive: the application's watchdog; the heartbeat stands
@@ -75,9 +75,8 @@ class GpioLine:
         confirmed: Callable[[int], None] = lambda count: None,
         encoder: Callable[[int], None] = lambda counts: None,
     ) -> None:
-        self.beat_ns: int | None = None
+        self.beat_ns = None
         self.trouble = "not opened yet"
-        """Why the wires cannot be used right now; "" while they can."""
         self.lost = 0
         """How often an opened chip went away."""
         self.edges_lost = 0
@@ -111,6 +110,12 @@ class GpioLine:
         """Drive the reject wire from now on for so long."""
         self._rejects.append(pulse_ms)
         self._waker.wake()
+
+    def counts(self) -> Mapping[str, int]:
+        return {
+            LATE: self.signals.late, "untold": self.signals.untold, "cut": self.signals.cut, "lost": self.lost,
+            "edges-lost": self.edges_lost,
+        }  # fmt: skip
 
     # --- the adapter's thread -------------------------------------------------------------------------------------
 

@@ -88,6 +88,8 @@ class Signals:
         """Pulses that were shortened because the next answer was there."""
         self.untold = 0
         """Answers that were never shown: too many at once, or the wires were away."""
+        self.late = 0
+        """Answers whose turn came at or after their deadline: shown as NG."""
         self.rest = Levels(reject=rejects_at_rest)
         """While nobody judges: at the start, at the end, and while neither ready nor busy."""
         self._latches = output == "latch"
@@ -166,7 +168,9 @@ class Signals:
             elif not self._latches and shown_ns >= self._pulse_ns:
                 self._clear(now_ns)
         if self._shown is None and self._answers and now_ns >= self._free_at_ns:
-            self._shown = "OK" if self._answers.popleft().as_of(now_ns).kind == "OK" else "NG"
+            answer = self._answers.popleft()
+            self.late += answer.is_late(now_ns)
+            self._shown = "OK" if answer.as_of(now_ns).kind == "OK" else "NG"
             self._since_ns = now_ns
 
     def _clear(self, now_ns: int) -> None:

@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 from pymodbus.client import ModbusTcpClient
@@ -29,23 +29,18 @@ from edge_inspect.errors import World
 from edge_inspect.line import modbus_map as at
 from edge_inspect.line.modbus_server import nobody_fires
 from edge_inspect.line.modbus_strict import LIBRARY_LOG
-from edge_inspect.line.modbus_words import CommandWatch, EdgeWords, Seen, Told, told
-from edge_inspect.line.protocol import Answer, Trigger
+from edge_inspect.line.modbus_words import CommandWatch, EdgeWords, Seen, told
+from edge_inspect.line.protocol import LATE, Adapter, Answer, Trigger
 
 log = structlog.get_logger()
-
-MOST_WAITING = 1024
-"""Answers not yet written; more only when nobody asked so many questions."""
 
 
 class PlcGone(World):
     """The PLC cannot be reached, does not answer in time or refuses our request."""
 
 
-class ModbusClient:
-    """An Adapter.
-
-    inputs_at, outputs_at: first register of the command block and of the edge block in the PLC.
+class ModbusClient(Adapter):
+    """inputs_at, outputs_at: first register of the command block and of the edge block in the PLC.
     ring: length of the PLC's trigger ring and result ring; 0 is the plain handshake with one result.
     confirmed, encoder: hear how many rejects the PLC has just confirmed, and its encoder at each poll.
     """
@@ -69,20 +64,23 @@ class ModbusClient:
         confirmed: Callable[[int], None] = lambda count: None,
         encoder: Callable[[int], None] = lambda counts: None,
     ) -> None:
-        self.beat_ns: int | None = None
+        self.beat_ns = None
         self.connected = threading.Event()
         self.connections = 0
+        self.lost = 0
+        """Connections that ended by themselves."""
         self.missed_triggers = 0
         self.late = 0
+        self.untold = 0
+        """Answers that came while there was no connection, or that it took with it."""
         self.trouble = "not connected yet"
-        """Why the PLC cannot be reached; empty when it can."""
         self._where, self._unit_id = (host, port), unit_id
         self._inputs_at, self._outputs_at, self._ring = inputs_at, outputs_at, ring
         self._low_first = low_word_first
         self._poll_s, self._timeout_s, self._heartbeat_s = poll_ms / 1000, timeout_ms / 1000, heartbeat_ms / 1000
         self._alive, self._confirmed, self._encoder = alive, confirmed, encoder
         self._wake = threading.Condition()
-        self._waiting: deque[Answer] = deque(maxlen=MOST_WAITING)
+        self._waiting: deque[Answer] = deque()
         self._ready = self._busy = self._alarm = False
         self._status_changed = True
         self._edge = EdgeWords(ring, low_word_first=low_word_first)
@@ -95,6 +93,8 @@ class ModbusClient:
             if self.connected.is_set():
                 self._waiting.append(answer)
                 self._wake.notify()
+            else:
+                self.untold += 1
 
     def status(self, ready: bool, busy: bool) -> None:
         with self._wake:
@@ -106,6 +106,11 @@ class ModbusClient:
         with self._wake:
             self._status_changed |= on != self._alarm
             self._alarm = on
+
+    def counts(self) -> Mapping[str, int]:
+        return {
+            LATE: self.late, "untold": self.untold, "missed-triggers": self.missed_triggers, "lost": self.lost,
+        }  # fmt: skip
 
     # --- the adapter's thread -------------------------------------------------------------------------------------
 
@@ -122,6 +127,7 @@ class ModbusClient:
                 backoff.reset()
                 self._serve(stop, fire or nobody_fires)
             except PlcGone as err:
+                self.lost += self.connected.is_set()
                 if self.connected.is_set() or str(err) != told_why:
                     log.warning("PLC lost", adapter=self.name, plc="{}:{}".format(*self._where), why=str(err))
                 told_why = self.trouble = str(err)
@@ -143,6 +149,7 @@ class ModbusClient:
     def _disconnect(self) -> None:
         with self._wake:
             self.connected.clear()
+            self.untold += len(self._waiting)
             self._waiting.clear()
         if self._client is not None:
             self._client.close()  # type: ignore[no-untyped-call]
@@ -206,17 +213,13 @@ class ModbusClient:
                 return
             slots = []
             for answer in answers:
-                result = self._in_time(answer)
+                now_ns = time.monotonic_ns()
+                self.late += answer.is_late(now_ns)
+                result = told(answer, now_ns)
                 self._edge.tell(result)
                 slots.append(self._slot(result.sequence))
             for first, count in _runs(sorted(set(slots))):
                 self._write(first, self._edge.words[first : first + count])
-
-    def _in_time(self, answer: Answer) -> Told:
-        result = told(answer, time.monotonic_ns())
-        if result.kind != answer.kind:
-            self.late += 1
-        return result
 
     def _slot(self, sequence: int) -> int:
         return self._edge.slot(sequence) if self._ring else at.NEWEST

@@ -69,7 +69,6 @@ MOST_ENTRIES = 16
 COMMAND_WORDS = TRIGGER_RING + MOST_ENTRIES * TRIGGER_WORDS
 EDGE_WORDS = RESULT_RING + MOST_ENTRIES * RESULT_WORDS
 """106: the whole block comes with one read (125 is the most that Modbus allows) and goes with one write (123)."""
-MOST_BASE = 65535 - EDGE - EDGE_WORDS
 
 COILS = ("Trigger", "Ack", "RejectConfirm")
 DISCRETE_INPUTS = ("Ready", "Busy", "ResultValid", "ResultOK", "ResultNG", "ResultUnknown", "Alarm", "HeartbeatBit")

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 from pymodbus.constants import ExcCodes
@@ -27,13 +27,15 @@ from edge_inspect.line import modbus_map as at
 from edge_inspect.line.modbus_map import Command
 from edge_inspect.line.modbus_strict import LIBRARY_LOG, StrictServer, Values, no_such_unit, port_of
 from edge_inspect.line.modbus_words import CommandWatch, EdgeWords, Seen, told
-from edge_inspect.line.protocol import Answer, Trigger
+from edge_inspect.line.protocol import LATE, Adapter, Answer, Trigger
 
 log = structlog.get_logger()
 
 LAST_WORDS_S = 0.25
 """After a stop the fail-safe registers can still be read for so long."""
 LOOK_S = 0.05
+NOBODY = "not connected"
+"""The trouble of a server that nobody has connected to."""
 _COIL_READ, _COIL_WRITES, _INPUT_READ, _REGISTER_READ = 1, (5, 15), 4, 3
 
 
@@ -45,10 +47,8 @@ def nobody_fires(trigger: Trigger) -> None:
     """For an adapter that is only told answers."""
 
 
-class ModbusServer:
-    """An Adapter.
-
-    host, port: where to listen. base: address of the first register. ring: results kept for a PLC that fires before
+class ModbusServer(Adapter):
+    """host, port: where to listen. base: address of the first register. ring: results kept for a PLC that fires before
     it has read. alive: the application's watchdog. confirmed: hears how many rejects the PLC has just confirmed.
     encoder: hears the encoder whenever the PLC writes it.
     """
@@ -69,11 +69,12 @@ class ModbusServer:
         confirmed: Callable[[int], None] = lambda count: None,
         encoder: Callable[[int], None] = lambda counts: None,
     ) -> None:
-        self.beat_ns: int | None = None
+        self.beat_ns = None
         self.masters = 0
         self.refused = 0
-        self.trouble = ""
-        """Why nobody can reach us; empty when somebody can."""
+        """Requests that made no sense."""
+        self.late = 0
+        self.trouble = NOBODY
         self.listening = threading.Event()
         self._address = (host, port)
         self._unit_id, self._base, self._heartbeat_s = unit_id, base, heartbeat_ms / 1000
@@ -95,7 +96,9 @@ class ModbusServer:
 
     def tell(self, answer: Answer) -> None:
         with self._lock:
-            self._edge.tell(told(answer, time.monotonic_ns()))
+            now_ns = time.monotonic_ns()
+            self.late += answer.is_late(now_ns)
+            self._edge.tell(told(answer, now_ns))
 
     def status(self, ready: bool, busy: bool) -> None:
         with self._lock:
@@ -108,6 +111,9 @@ class ModbusServer:
             self._alarm = on
             self._show_status()
 
+    def counts(self) -> Mapping[str, int]:
+        return {LATE: self.late, "refused": self.refused}
+
     # --- the adapter's thread -------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event, fire: Callable[[Trigger], None] | None = None) -> None:
@@ -115,28 +121,28 @@ class ModbusServer:
         self._fire = fire or nobody_fires
         logging.getLogger(LIBRARY_LOG).setLevel(logging.CRITICAL + 1)
         backoff = Backoff(0.5, 10.0)
-        told_why = ""
         self.beat_ns = time.monotonic_ns()
         while not stop.is_set():
             try:
-                asyncio.run(self._serve(stop))
+                asyncio.run(self._serve(stop, backoff.reset))
             except (OSError, CannotListen) as err:
-                if str(err) != told_why:
+                if str(err) != self.trouble:
                     log.warning("Modbus server cannot listen", address="{}:{}".format(*self._address), why=str(err))
-                told_why = self.trouble = str(err)
+                self.trouble = str(err)
                 self.beat_ns = None  # waiting is no hanging
                 stop.wait(backoff.next_s())
                 self.beat_ns = time.monotonic_ns()
         self.beat_ns = None
 
-    async def _serve(self, stop: threading.Event) -> None:
+    async def _serve(self, stop: threading.Event, works: Callable[[], None]) -> None:
         server = StrictServer(self._devices(), address=self._address, trace_connect=self._count_masters)
         try:
             await self._listen(server)
             self._address = (self._address[0], port_of(server))
             with self._lock:
                 self._show_status()
-            self.trouble = ""
+            self.trouble = NOBODY
+            works()
             self.listening.set()
             log.info("Modbus server listens", address="{}:{}".format(*self._address), unit=self._unit_id)
             await self._beat_until(stop)
@@ -176,6 +182,7 @@ class ModbusServer:
 
     def _count_masters(self, connected: bool) -> None:
         self.masters += 1 if connected else -1
+        self.trouble = "" if self.masters else NOBODY
         log.info("PLC connected" if connected else "PLC disconnected", adapter=self.name, connections=self.masters)
 
     # --- requests -------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import structlog
@@ -27,7 +27,7 @@ import structlog
 from edge_inspect.backoff import Backoff
 from edge_inspect.errors import BrokerGone
 from edge_inspect.line.json_form import answer_fields, parsed, trigger_from
-from edge_inspect.line.protocol import Answer, Trigger
+from edge_inspect.line.protocol import LATE, Adapter, Answer, Trigger
 from edge_inspect.threads import rest
 from edge_inspect.waker import Waker
 
@@ -66,8 +66,8 @@ class Link(Protocol):
     def subscribed(self) -> bool: ...
 
 
-class MqttLine:
-    """An Adapter; `run` once.
+class MqttLine(Adapter):
+    """`run` once.
 
     open_link: makes a new, clean connection object (no kept session) at each try.
     qos: of the answers. Triggers are taken with QoS 1, if that is what they are sent with.
@@ -84,16 +84,15 @@ class MqttLine:
         qos: Literal[0, 1] = 1,
         repeat_s: float = REPEAT_S,
     ) -> None:
-        self.beat_ns: int | None = None
+        self.beat_ns = None
         self.trouble = "not connected yet"
-        """Why there is no connection right now; "" while there is one."""
         self.lost = 0
         """Connections that ended or could not be made."""
         self.unreadable = 0
         self.retained = 0
         self.repeated = 0
         self.late = 0
-        """OK and NG that became UNKNOWN because they could not be published before their deadline."""
+        """Answers that could not be published before their deadline."""
         self._open_link = open_link
         self._trigger_topic = trigger_topic
         self._answer_topic = answer_topic
@@ -110,6 +109,12 @@ class MqttLine:
 
     def status(self, ready: bool, busy: bool) -> None:
         """Nothing to do: whether the device is there and well is told in its own `state` topic."""
+
+    def counts(self) -> Mapping[str, int]:
+        return {
+            LATE: self.late, "lost": self.lost, "unreadable": self.unreadable, "retained": self.retained,
+            "repeated": self.repeated,
+        }  # fmt: skip
 
     def run(self, stop: threading.Event, fire: Fire | None = None) -> None:
         """Serve until `stop`; without `fire` no trigger is taken."""
@@ -151,8 +156,9 @@ class MqttLine:
     def _publish(self, link: Link) -> None:
         while self._told:
             verdict = self._told.popleft()
-            answer = verdict.as_of(time.monotonic_ns())
-            self.late += answer is not verdict
+            now_ns = time.monotonic_ns()
+            self.late += verdict.is_late(now_ns)
+            answer = verdict.as_of(now_ns)
             link.publish(self._answer_topic, json.dumps(answer_fields(answer)).encode(), qos=self._qos)
 
     def _take(self, message: Message, fire: Fire | None) -> None:

@@ -29,6 +29,8 @@ from edge_inspect.threads import Running
 MS = 1_000_000
 NEEDS = {"modbus_server": "pymodbus", "modbus_client": "pymodbus", "gpio": "gpiod"}
 """What an adapter needs beyond the base install."""
+WITH_TRIGGERS = ("trigger", "queue", "margin_ms")
+"""Keys of `[[line]]` that mean nothing where the camera finds the parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Line:
 
     def alarms(self) -> list[tuple[str, str]]:
         """(code, detail) of what somebody has to look after."""
-        found = [("line-down", f"{self.name}: {a.name}: {why}") for a in self.adapters if (why := _trouble_of(a))]
+        found = [("line-down", f"{self.name}: {a.name}: {why}") for a in self.adapters if (why := a.trouble)]
         if self.tracker is not None and self.tracker.alarm:
             found.append((self.tracker.alarm, f"{self.name}: {self.tracker.counts.missed} missed"))
         return found
@@ -96,9 +98,7 @@ class Line:
         """Pass the alarm on to adapters that have a place for it."""
         on = self.tracker is not None and bool(self.tracker.alarm)
         for adapter in self.adapters:
-            show = getattr(adapter, "alarm", None)
-            if show is not None:
-                show(on)
+            adapter.alarm(on)
 
     def _body(self, adapter: Adapter) -> Callable[[threading.Event], None]:
         desk = self.desk
@@ -154,11 +154,14 @@ def check_fit(config: LineConfig, times: PartTimes, *, built: bool = False) -> N
     if times.triggered and config.source is None and not built:
         able = ", ".join(f'"{name}"' for name in config.sources()) or "none of its adapters can"
         raise BadConfig(f"{at}: key `trigger`: missing, the recipe's part.mode is 'trigger'; allowed: {able}")
-    if not times.triggered and config.trigger is not None:
-        raise BadConfig(f"{at}: key `trigger`: found \"{config.trigger}\", but the recipe's part.mode is not 'trigger'")
+    if not times.triggered:
+        useless = [key for key in WITH_TRIGGERS if key in config.model_fields_set]
+        if useless:
+            why = "it means nothing where the recipe's part.mode is not 'trigger'"
+            raise BadConfig(f"{at}: key `{useless[0]}`: found {getattr(config, useless[0])}, but {why}")
     if times.deadline_ms is None:
         return
-    if config.margin_ms >= times.deadline_ms:
+    if times.triggered and config.margin_ms >= times.deadline_ms:
         allowed = f"allowed: less than the recipe's deadline_ms = {times.deadline_ms:g}"
         raise BadConfig(f"{at}: key `margin_ms`: found {config.margin_ms:g}, {allowed}")
     reject = config.reject
@@ -280,15 +283,6 @@ _BUILDERS: Mapping[str, Callable[[LineConfig, Around, _Heard], Adapter]] = {
     "mqtt": _mqtt,
     "socket": _socket,
 }
-
-
-def _trouble_of(adapter: Adapter) -> str:
-    """Why it cannot reach the outside, as far as it says so."""
-    connected = getattr(adapter, "connected", True)
-    if isinstance(connected, threading.Event):
-        connected = connected.is_set()
-    is_alone = not connected or getattr(adapter, "masters", 1) == 0
-    return str(getattr(adapter, "trouble", "")) or ("not connected" if is_alone else "")
 
 
 def _ns(milliseconds: float) -> int:

@@ -10,7 +10,7 @@ Whoever is told answers `Hears`; an `Adapter` also has a thread and may bring tr
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -49,9 +49,13 @@ class Answer:
     deadline_ns: int
     """CLOCK_MONOTONIC; only an UNKNOWN may be answered at or after it."""
 
+    def is_late(self, now_ns: int) -> bool:
+        """Its time is over."""
+        return now_ns >= self.deadline_ns
+
     def as_of(self, now_ns: int) -> Answer:
         """What may be put on the wire at `now_ns`: itself, or UNKNOWN `deadline` when its time is over by then."""
-        if self.kind == "UNKNOWN" or now_ns < self.deadline_ns:
+        if self.kind == "UNKNOWN" or not self.is_late(now_ns):
             return self
         return replace(self, kind="UNKNOWN", reason="deadline", answered_ns=now_ns)
 
@@ -66,12 +70,30 @@ class Hears(Protocol):
         """Any thread; never waits. Ready: a trigger would be judged. Busy: one is being judged."""
 
 
+LATE = "late"
+"""Of `Adapter.counts`: answers put out at or after their part's deadline, all of them as UNKNOWN. Also counts a number
+that was asked for again after its deadline."""
+
+
 class Adapter(Hears, Protocol):
-    """One connection to the outside, both ways; its thread is `line-<line>-<name>`."""
+    """One connection to the outside, both ways; its thread is `line-<line>-<name>`.
+
+    Adapters derive from it: what has a body or a value here is for those that have nothing to say about it.
+    """
 
     name: str
-    beat_ns: int | None
+    beat_ns: int | None = None
     """CLOCK_MONOTONIC of its last sign of life; None while it is allowed to stand still."""
+    trouble: str = ""
+    """Why the outside cannot be reached right now, in one line; empty while it can."""
+
+    def alarm(self, on: bool) -> None:
+        """Any thread; never waits. Somebody must come and look: shown where there is a place for it."""
+        return
+
+    def counts(self) -> Mapping[str, int]:
+        """What went otherwise than it should since the start, by short name, LATE among them; each only goes up."""
+        return {}
 
     def run(self, stop: threading.Event, fire: Callable[[Trigger], None] | None = None) -> None:
         """Serve until `stop`, reconnect for ever by itself; on any end: the fail-safe state.

@@ -30,7 +30,7 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ import structlog
 
 from edge_inspect.errors import BadConfig, Refusal
 from edge_inspect.line.json_form import answer_fields, parsed, trigger_from
-from edge_inspect.line.protocol import Answer, Trigger
+from edge_inspect.line.protocol import LATE, Adapter, Answer, Trigger
 from edge_inspect.waker import Waker
 
 log = structlog.get_logger(__name__)
@@ -107,8 +107,8 @@ class Client:
         return self.ended and not self.waits_for and not self.unread and not self.listens
 
 
-class SocketLine:
-    """An Adapter; `run` once.
+class SocketLine(Adapter):
+    """`run` once.
 
     path: where the socket file is made, mode 0660; its folder must be there.
     """
@@ -119,7 +119,7 @@ class SocketLine:
         self.path = path
         self.no_triggers = "this line takes its triggers elsewhere"
         """What a trigger is told where none are taken."""
-        self.beat_ns: int | None = None
+        self.beat_ns = None
         self.refused = 0
         """Lines that were no request."""
         self.cut_off = 0
@@ -138,6 +138,9 @@ class SocketLine:
 
     def status(self, ready: bool, busy: bool) -> None:
         self._status = (ready, busy)
+
+    def counts(self) -> Mapping[str, int]:
+        return {LATE: self.late, "refused": self.refused, "cut-off": self.cut_off}
 
     def run(self, stop: threading.Event, fire: Fire | None = None) -> None:
         """Serve until `stop`. Without `fire` triggers are refused. Raises Refusal: path taken or not usable."""
@@ -219,8 +222,9 @@ class SocketLine:
         fire(trigger)
 
     def _hand_out(self, verdict: Answer) -> None:
-        answer = verdict.as_of(time.monotonic_ns())
-        self.late += answer is not verdict
+        now_ns = time.monotonic_ns()
+        self.late += verdict.is_late(now_ns)
+        answer = verdict.as_of(now_ns)
         ours = answer.trigger.source == self.name
         for client in self._clients.values():
             if client.listens or (ours and answer.sequence in client.waits_for):

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from edge_inspect.capture.grab import Grabber
-from edge_inspect.capture.protocol import Format, Pixels, Read, Stamp
+from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.capture.ring import Ring
 from edge_inspect.counts import LaneCounts
 from edge_inspect.errors import BadSource, CameraLost
@@ -18,7 +18,7 @@ from edge_inspect.errors import BadSource, CameraLost
 Step = Callable[[], Read]
 
 
-class ScriptedCamera:
+class ScriptedCamera(Camera):
     """Plays steps: "frame", "nothing", "lost", "refused", "busy" (opening fails); then ends, or gives nothing."""
 
     label = "scripted"

@@ -43,9 +43,10 @@ def observed(**changed: object) -> Observed:
     )
     link = LinkPulse(True, "", wire.LinkVitals(connects=2, failures={"silent": 1}, bytes_sent=500, reports_sent=6))
     rejects = {"main": RejectCounts(rejected=2, missed=1)}
+    adapters = {"main": {"gpio": {"late": 3, "cut": 4}, "lamp": {}}}
     values = {
         "device": "site/line/edge", "version": "1.2", "python": "3.11", "uptime_s": 60.0, "cameras": [camera()],
-        "lines": lines, "rejects": rejects, "outbox": outbox, "link": link,
+        "lines": lines, "rejects": rejects, "adapters": adapters, "outbox": outbox, "link": link,
         "alarms": [wire.Degraded(code="outbox-full", detail="x")],
         "threads": {"inspect": 0.1}, "rss_bytes": 1 << 20, "temperature_c": None,
     }  # fmt: skip
@@ -74,6 +75,9 @@ def test_every_counter_arrives_with_its_labels() -> None:
     assert found[("ring_slots", "left", "free")] == 3
     assert found[("line_triggers_total", "main")] == 7
     assert found[("line_deadlines_missed_total", "main")] == 1
+    assert found[("line_answers_late_total", "gpio", "main")] == 3
+    assert found[("line_adapter_events_total", "gpio", "cut", "main")] == 4
+    assert ("line_adapter_events_total", "gpio", "late", "main") not in found
     assert found[("line_rejects_total", "main")] == 2
     assert found[("line_rejects_missed_total", "main")] == 1
     assert found[("outbox_oldest_seconds",)] == 12
@@ -85,6 +89,7 @@ def test_every_counter_arrives_with_its_labels() -> None:
 def test_status_tells_rejects_of_lines_that_have_a_gate_and_no_others() -> None:
     with_gate, without = status(observed())["lines"][0], status(observed(rejects={}))["lines"][0]
     assert (with_gate["rejected"], with_gate["rejects_missed"]) == (2, 1)
+    assert with_gate["adapters"] == {"gpio": {"late": 3, "cut": 4}, "lamp": {}}
     assert (without["rejected"], without["rejects_missed"]) == (None, None)
 
 
@@ -100,7 +105,7 @@ def test_histogram_adds_up_and_counts_nobody_as_faster_than_it_was() -> None:
 
 
 def test_what_is_not_there_is_absent_and_not_zero() -> None:
-    names = {key[0] for key in scrape(observed(link=None, outbox=None, alarms=[], lines={}, rejects={}))}
+    names = {key[0] for key in scrape(observed(link=None, outbox=None, alarms=[], lines={}, rejects={}, adapters={}))}
     assert not [name for name in names if name.startswith(("link_", "outbox_", "alarm", "line_", "temperature"))]
 
 

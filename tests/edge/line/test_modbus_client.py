@@ -132,11 +132,12 @@ def test_plc_that_goes_and_comes_is_found_again_and_nothing_old_is_written() -> 
         again = PlcAsServer(PlcProgram(**PATIENT, first_sequence=2), port=port)  # type: ignore[arg-type]
         again.command[: at.COMMAND_HEAD_WORDS] = line.plc.command[: at.COMMAND_HEAD_WORDS]
         with running(again.run):
-            wait_for(lambda: again.program.alive, "connected again, by itself")
+            wait_for(lambda: again.program.alive and line.client.connected.is_set(), "connected again, by itself")
             again.program.arrives()
             wait_for(lambda: len(line.desk.triggers) == 2, "the next trigger")
             assert read_result(again.edge, 1, 16) is None
     assert line.client.connections == 2
+    assert line.client.counts()["untold"] == 1
 
 
 def test_stop_leaves_no_result_in_the_plc() -> None:
