@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 
-from edge_inspect.inference.onnx_file import (
+from edge_wire.onnx_fields import (
     DIM_VALUE,
     GRAPH_INITIALIZER,
     GRAPH_INPUT,
@@ -29,9 +29,9 @@ from edge_inspect.inference.onnx_file import (
     TYPE_TENSOR,
     VALUE_NAME,
     VALUE_TYPE,
-    encoded_fields,
-    input_name,
 )
+from edge_wire.onnx_file import input_name
+from edge_wire.onnx_wire import encoded_fields
 
 PIXELS = "edge_inspect/pixels"
 _FLOATS, _SCALE = "edge_inspect/floats", "edge_inspect/scale"

@@ -1,7 +1,8 @@
 """A model package on disk: `manifest.json`, ONNX files and golden pictures, verified before anything runs.
 
 1. Bytes first: no runtime and no picture decoder sees a file whose size and SHA-256 are not those of the manifest.
-2. Then the contract: each ONNX file must have the inputs, outputs, types, opset and IR version that the manifest says.
+2. Then the contract: each ONNX file passes the gate (`edge_wire.onnx_gate`) and has the inputs, outputs, types, opset
+   and IR version that the manifest says.
 3. What is verified is what runs: `read` hands out bytes it has just hashed, so a file swapped meanwhile is refused.
 4. Every refusal is a BadModel with a stable code and one line; files that the manifest does not name are not looked at.
 
@@ -22,8 +23,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from edge_inspect.errors import BadModel
-from edge_inspect.inference.onnx_file import OnnxContract, TensorInfo, read_contract
 from edge_wire.manifest import CONTRADICTIONS, MANIFEST_NAME, File, Manifest, Precision, Variant
+from edge_wire.onnx_gate import check_against, inspect
+from edge_wire.onnx_wire import BadOnnx
 
 MOST_MANIFEST_BYTES = 1 << 20
 DEFAULT_MODEL = "metal-plate/1.0.0"
@@ -49,7 +51,7 @@ class ModelPackage:
         for file in manifest.files():
             content = package.read(file)
             if isinstance(file, Variant):
-                _check_contract(folder / file.file, read_contract_of(folder / file.file, content), file, manifest)
+                _check_model(folder / file.file, content, file, manifest)
         return package
 
     def read(self, file: File) -> bytes:
@@ -130,14 +132,6 @@ def version_key(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def read_contract_of(path: Path, content: bytes) -> OnnxContract:
-    """`read_contract`, with the file's name in the refusal."""
-    try:
-        return read_contract(content)
-    except BadModel as err:
-        raise BadModel(err.code, f"{path}: {str(err).removesuffix(f' [{err.code}]')}") from err
-
-
 def _shipped() -> list[Path]:
     """Where models lie: inside the installed package, or in the source checkout two folders up."""
     here = Path(__file__).resolve().parents[1]
@@ -206,31 +200,9 @@ def _used_share(variant: Variant, source: tuple[int, int] | None) -> float:
     return round(scale * source[0] * scale * source[1] / (variant.height_px * variant.width_px), 2)
 
 
-def _check_contract(path: Path, found: OnnxContract, variant: Variant, manifest: Manifest) -> None:
-    floor = manifest.runtime
-    if found.opset > floor.opset:
-        raise BadModel("opset-too-new", f"{path}: opset {found.opset}, manifest allows {floor.opset}")
-    if found.ir > floor.ir:
-        raise BadModel("ir-too-new", f"{path}: IR version {found.ir}, manifest allows {floor.ir}")
-    _check_tensor(path, "input", found.inputs, variant.input.name, variant.input.shape, variant.input.dtype)
-    _check_tensor(path, "output", found.outputs, variant.output.name, variant.output.shape, variant.output.dtype)
-
-
-def _check_tensor(
-    path: Path, side: str, found: tuple[TensorInfo, ...], name: str, shape: tuple[int, ...], dtype: str
-) -> None:
-    if len(found) != 1:
-        raise BadModel(
-            f"{side}-count", f"{path}: {len(found)} {side}s ({', '.join(t.name for t in found)}), must be one"
-        )
-    tensor = found[0]
-    if tensor.name != name:
-        raise BadModel(f"{side}-name", f"{path}: {side} is called {tensor.name!r}, manifest says {name!r}")
-    if any(isinstance(side_length, str) for side_length in tensor.shape):
-        raise BadModel(
-            "dynamic-axes", f"{path}: {side} {name} has dynamic axes {list(tensor.shape)}, must be {list(shape)}"
-        )
-    if tensor.shape != tuple(shape):
-        raise BadModel(f"{side}-shape", f"{path}: {side} {name} is {list(tensor.shape)}, manifest says {list(shape)}")
-    if tensor.dtype != dtype:
-        raise BadModel(f"{side}-dtype", f"{path}: {side} {name} is {tensor.dtype}, manifest says {dtype}")
+def _check_model(path: Path, content: bytes, variant: Variant, manifest: Manifest) -> None:
+    """Only what a detection model is made of, with the ends that the manifest says."""
+    try:
+        check_against(inspect(content), variant, manifest.runtime)
+    except BadOnnx as err:
+        raise BadModel(err.code, f"{path}: {err}") from err

@@ -110,6 +110,10 @@ def external_in_a_node(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Constant", [], ["unused"], value=value))
 
 
+def foreign_operator(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Steal", ["images"], ["stolen"], domain="com.example"))
+
+
 def foreign_operator_in_a_branch(model: onnx.ModelProto) -> None:
     inner = helper.make_node("Steal", ["images"], ["stolen"], domain="com.example")
     out = helper.make_tensor_value_info("stolen", TensorProto.FLOAT, [1])
@@ -124,7 +128,7 @@ def own_function(model: onnx.ModelProto) -> None:
 
 
 def second_output(model: onnx.ModelProto) -> None:
-    model.graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
+    model.graph.output.append(helper.make_tensor_value_info(model.graph.node[0].output[0], TensorProto.FLOAT, [1]))
 
 
 def second_input(model: onnx.ModelProto) -> None:
@@ -154,7 +158,10 @@ def half_precision(side: str) -> Callable[[onnx.ModelProto], None]:
 
 
 def renamed(model: onnx.ModelProto) -> None:
-    model.graph.input[0].name = "pictures"
+    old, new = model.graph.input[0].name, "pictures"
+    model.graph.input[0].name = new
+    for node in model.graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
 
 
 def sparse(model: onnx.ModelProto) -> None:
@@ -229,11 +236,12 @@ BAD: list[tuple[str, Spoil, str]] = [
     ("onnx-not-readable", content(lambda _: b"this is no model at all"), "not an ONNX model"),
     ("onnx-not-readable", content(lambda b: b[: len(b) // 2]), "ends in the middle"),
     ("onnx-not-readable", content(lambda _: b"\x89PNG\r\n\x1a\n" + b"0" * 64), "not an ONNX model"),
-    ("onnx-not-readable", content(lambda b: b + b), "two graphs"),
-    ("onnx-not-readable", graph(nested_graphs), "nested"),
+    ("onnx-not-readable", content(lambda b: b + b), "two of IR version"),
+    ("onnx-control-flow", graph(nested_graphs), "graphs inside of nodes"),
     ("onnx-external-data", graph(external), "another file"),
     ("onnx-external-data", graph(external_in_a_node), "another file"),
-    ("onnx-custom-operator", graph(foreign_operator_in_a_branch), "com.example.Steal"),
+    ("onnx-custom-operator", graph(foreign_operator), "com.example.Steal"),
+    ("onnx-control-flow", graph(foreign_operator_in_a_branch), "graphs inside of nodes"),
     ("onnx-functions", graph(own_function), "functions"),
     ("onnx-sparse", graph(sparse), "sparse"),
     ("opset-too-new", graph(lambda m: setattr(m.opset_import[0], "version", 23)), "opset 23"),

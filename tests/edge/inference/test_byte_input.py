@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_inspect.inference.byte_input import PIXELS, with_byte_input
-from edge_inspect.inference.onnx_file import read_contract
+from edge_wire.onnx_gate import inspect
 from tests.sim.tiny_model import draw_defect, tiny_model
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="no runtime is installed (extra `cpu`)")
@@ -39,7 +39,7 @@ def test_both_doors_give_the_same(layout: str) -> None:
 def test_rewritten_model_is_valid_and_says_so(tmp_path: Path) -> None:
     content = with_byte_input(tiny_model(96, 160, "raw", 1).SerializeToString(), "images", SHAPE)
     onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
-    contract = read_contract(content)
+    contract = inspect(content)
     assert [(i.name, i.dtype, i.shape) for i in contract.inputs] == [(PIXELS, "uint8", SHAPE)]
     assert [o.name for o in contract.outputs] == ["output0"]
 

@@ -128,7 +128,7 @@ def test_golden_picture_that_is_none_is_refused(package: ModelPackage) -> None:
 
 def test_model_that_the_runtime_does_not_take_is_refused(package: ModelPackage, provider: str) -> None:
     model = onnx.load(str(package.dir / "model.onnx"))
-    model.graph.node[0].op_type = "Convolve"
+    model.graph.node[0].op_type = "TopK"  # of the right kind, with the wrong inputs
     content = model.SerializeToString()
     (package.dir / "model.onnx").write_bytes(content)
     manifest = json.loads((package.dir / "manifest.json").read_text())
