@@ -125,8 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     points = [(call, number) for call, times in sorted(calls.items()) for number in range(1, times + 1)]
     hit = failures = 0
     for error in options.errors:
-        for first in (0, options.every // 2):  # singly, and in bursts at other points
-            burst = "..{last}+1" if first or options.every == 1 else ""
+        for first, burst in ((0, ""), (options.every // 2, "..{last}+1")):  # a sample of the bursts is at other points
             for call, number in points[first :: options.every]:
                 when = f"{number}{burst.format(last=number + BURST - 1)}"
                 trace, wrong = run_once("-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={when}")

@@ -5,44 +5,29 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from edge_inspect.delivery import outbox_file
 from edge_inspect.delivery.outbox import Outbox
 from edge_inspect.delivery.outbox_file import ACKED, PENDING, SENT
 from edge_inspect.errors import StorageFailing
 from edge_wire.messages import DefectReport, ReportId
+from tests.edge.delivery.mortal import Killed, Mortal, outboxes_are_mortal
 from tests.edge.delivery.reports import DEVICE, UTC_NS, report
 
 RETAIN_S = 3600.0
+OTHER_EPOCH = "000000000001-00000000000000aa"
+RANGE = st.tuples(st.integers(1, 30), st.integers(0, 12)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+RANGES = st.lists(RANGE, min_size=1, max_size=4)
 
 
-class Killed(BaseException):
-    """The process is gone at this point."""
-
-
-class AtCommit(sqlite3.Connection):
-    """Does something just before or just after a commit; a kill leaves the files as they then were."""
-
-    before: Callable[[], None] | None = None
-    after: Callable[[], None] | None = None
-
-    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        commit = sql == "COMMIT"
-        if commit and AtCommit.before is not None:
-            AtCommit.before()
-        result = super().execute(sql, *parameters)
-        if commit and AtCommit.after is not None:
-            AtCommit.after()
-        return result
+def within(seq: int, ranges: list[tuple[int, int]]) -> bool:
+    return any(first <= seq <= last for first, last in ranges)
 
 
 @dataclass
@@ -50,17 +35,18 @@ class Kept:
     id: ReportId
     part: int
     state: int = PENDING
+    sent_ns: int = 0
     acked_ns: int = 0
+
+    def is_on_its_way(self, since_ns: int, now_ns: int) -> bool:
+        return self.state == PENDING or (self.state == SENT and since_ns < self.sent_ns <= now_ns)
 
 
 class OutboxMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.root = Path(tempfile.mkdtemp(prefix="outbox-machine-"))
-        real = sqlite3.connect
-        self.patch = patch.object(
-            outbox_file.sqlite3, "connect", lambda *a, **k: real(*a, **{**k, "factory": AtCommit})
-        )
+        self.patch = outboxes_are_mortal()
         self.patch.start()
         self.lives = 0
         self.now_ns = UTC_NS
@@ -101,7 +87,7 @@ class OutboxMachine(RuleBasedStateMachine):
             raise sqlite3.OperationalError("disk I/O error")
 
         reports = self.next_reports(count)
-        with patch.object(AtCommit, "after" if reached_the_disk else "before", staticmethod(fail)):
+        with patch.object(Mortal, "after" if reached_the_disk else "before", staticmethod(fail)):
             try:
                 self.box.put_many(reports)
                 raise AssertionError("a failed commit was not noticed")
@@ -120,7 +106,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
         reports = self.next_reports(count)
         before = self.box.epoch, self.box.stats().last_seq
-        with patch.object(AtCommit, "after" if committed else "before", staticmethod(kill)):
+        with patch.object(Mortal, "after" if committed else "before", staticmethod(kill)):
             try:
                 self.box.put_many(reports)
                 raise AssertionError("survived")
@@ -138,7 +124,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def send(self, count: int) -> None:
         self.box.mark_sent([row.number for row in self.box.window(count)])
         for entry in self.live()[:count]:
-            entry.state = SENT
+            entry.state, entry.sent_ns = SENT, self.now_ns
 
     @rule(which=st.sets(st.integers(0, 9)))
     def acknowledge_rows(self, which: set[int]) -> None:
@@ -153,12 +139,34 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def acknowledge_a_range(self, data: st.DataObject) -> None:
         epoch = data.draw(st.sampled_from(sorted({entry.id.epoch for entry in self.kept})))
-        first = data.draw(st.integers(1, 30))
-        last = data.draw(st.integers(first, 40))
-        hit = [e for e in self.live() if e.id.epoch == epoch and first <= e.id.seq <= last]
-        assert self.box.ack_ranges(epoch, [(first, last)]) == len(hit)
+        ranges = data.draw(RANGES)  # single, many, overlapping, of numbers nobody gave
+        hit = [e for e in self.live() if e.id.epoch == epoch and within(e.id.seq, ranges)]
+        assert self.box.ack_ranges(epoch, ranges) == len(hit)
+        assert self.box.ack_ranges(epoch, ranges) == self.box.ack_ranges(OTHER_EPOCH, ranges) == 0
         for entry in hit:
             entry.state, entry.acked_ns = ACKED, self.now_ns
+
+    @precondition(lambda self: self.ever)
+    @rule(data=st.data(), limit=st.integers(1, 5), sent_for_s=st.sampled_from([0.0, 600.0]))
+    def ask_again(self, data: st.DataObject, limit: int, sent_for_s: float) -> None:
+        """Of acknowledged, waiting, forgotten and never given numbers, and of files that are lost."""
+        epoch = data.draw(st.sampled_from([*sorted({number.epoch for number in self.ever}), OTHER_EPOCH]))
+        first, last = data.draw(RANGE)
+        length = last - first + 1
+        wanted = {e.id.seq: e for e in self.kept if e.id.epoch == epoch and first <= e.id.seq <= last}
+        before_ns = self.now_ns - round(sent_for_s * 1e9)
+        gone: list[tuple[int, int]] = []
+        while first <= last:
+            again = self.box.send_again(epoch, first, last, limit=limit, sent_for_s=sent_for_s)
+            looked_at = [entry for seq, entry in wanted.items() if first <= seq <= again.upto]
+            asked = [e for e in looked_at if not e.is_on_its_way(before_ns, self.now_ns)]
+            assert (again.looked_at, again.reports) == (len(looked_at), len(asked)) and again.upto >= first
+            for entry in asked:
+                entry.state = PENDING
+            gone += again.gone
+            first = again.upto + 1
+        assert not any(within(seq, gone) for seq in wanted)
+        assert sum(end - begin + 1 for begin, end in gone) == length - len(wanted)
 
     @rule(minutes=st.sampled_from([1, 50, -600]))
     def time_passes(self, minutes: int) -> None:
