@@ -4,7 +4,7 @@
 2. It is the model's contract: input and output shape, dtype and layout, classes, letterbox. The ONNX file must agree.
 3. File names are plain and relative; none can point outside the package.
 4. Unknown keys, wrong types and contradictions (a threshold for a class that is not there, an output of another class
-   count) are errors. Whoever needs a new key raises `format`.
+   count) are errors. Whoever needs a new key raises `format`: an older reader then says that it is too old.
 
     manifest = Manifest.model_validate_json(path.read_bytes())
     manifest.variants[0].input.shape        # (1, 3, 384, 640)
@@ -20,10 +20,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-FORMAT = 1
-"""Raised when a key changes its meaning or a new one appears."""
+FORMAT = 2
+"""Raised when a key changes its meaning or a new one appears. 2: memory budget, provenance, what was measured; everything
+of 1 means the same, and 1 is read for ever."""
 
 MANIFEST_NAME = "manifest.json"
+
+KEYS_OF_FORMAT_2 = frozenset({"memory_budget_bytes", "accuracy_budget", "measured", "left_out", "provenance"})
 
 CONTRADICTIONS = frozenset(
     {
@@ -38,6 +41,10 @@ CONTRADICTIONS = frozenset(
         "golden-variant",
         "golden-box",
         "created-without-zone",
+        "key-of-format-2",
+        "measured-variant",
+        "measured-classes",
+        "measured-counts",
     }
 )
 
@@ -54,6 +61,10 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """64 lower-case hex digits, without a prefix."""
 ClassName = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]{1,60}$")]
 VersionText = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+){0,3}([-+.]?[0-9A-Za-z.+-]{1,40})?$")]
+ShortText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=300)]
+ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
+ToolVersion = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,60}$")]
+Count = Annotated[int, Field(ge=0, le=1 << 31)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Layout = Literal["raw", "end2end"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -102,6 +113,7 @@ class OutputContract(_Model):
 class Variant(File):
     """One ONNX file of the same weights: a precision and a static input shape."""
 
+    size_bytes: Annotated[int, Field(gt=0, le=1 << 29)]
     precision: Precision
     input: InputContract
     output: OutputContract
@@ -173,8 +185,57 @@ class Golden(File):
     """Which variants this holds for; empty means all of them."""
 
 
+class AccuracyBudget(_Model):
+    """How much worse than the first variant another one may be, on the same pictures; what is over it is left out."""
+
+    most_map50_loss: Fraction = 0.02
+    most_escape_rise: Fraction = 0.01
+    """Of the defective pictures."""
+    most_overkill_rise: Fraction = 0.01
+    """Of the good pictures."""
+
+
+class Tally(_Model):
+    """Pictures with a defect, and how many of them nothing was found on; pictures without, and how many of them
+    something was found on."""
+
+    defective: Count
+    escapes: Count
+    good: Count
+    overkill: Count
+
+
+class Measured(_Model):
+    """One variant on the validation pictures, at the manifest's thresholds."""
+
+    file: FileName
+    map50: Fraction
+    """By pycocotools."""
+    pictures: Tally
+    """A picture of any defect counts as found when any defect is found on it, as a part would."""
+    classes: dict[ClassName, Tally]
+    """Each class for itself: its pictures, and whether that class was found on them."""
+
+
+class LeftOut(_Model):
+    """A variant that was made and not taken."""
+
+    precision: Precision
+    why: ShortText
+
+
+class Provenance(_Model):
+    """Where the weights come from; the data set stands in `dataset`."""
+
+    training_run: ShortText = ""
+    training_digest: Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
+    """Of the training's record, training.json."""
+    git_revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}(-dirty)?)?$")] = ""
+    tools: Annotated[dict[ToolName, ToolVersion], Field(max_length=50)] = {}
+
+
 class Manifest(_Model):
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
     version: Annotated[str, StringConstraints(pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]{1,40})?$")]
     task: Literal["detect"] = "detect"
@@ -189,6 +250,12 @@ class Manifest(_Model):
     accuracy: dict[str, Measure] = {}
     latency_budget_ms: dict[str, Measure] = {}
     """Longest time a frame may take, by kind of machine, e.g. {"cpu-2-cores": {"value": 60, "how": "..."}}."""
+    memory_budget_bytes: dict[str, Measure] = {}
+    """How much memory loading and running may take, by kind of machine: see `machine_kind`."""
+    accuracy_budget: AccuracyBudget | None = None
+    measured: Annotated[tuple[Measured, ...], Field(max_length=20)] = ()
+    left_out: Annotated[tuple[LeftOut, ...], Field(max_length=20)] = ()
+    provenance: Provenance | None = None
     runtime: RuntimeFloor
     golden: Annotated[tuple[Golden, ...], Field(max_length=20)]
     created: datetime
@@ -198,8 +265,11 @@ class Manifest(_Model):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Manifest:
+        _check_format(self)
         _check_classes(self)
         _check_files(self)
+        for measured in self.measured:
+            _check_measured(measured, self)
         for variant in self.variants:
             _check_output(variant, len(self.classes))
         for golden in self.golden:
@@ -211,6 +281,27 @@ class Manifest(_Model):
     def files(self) -> tuple[File, ...]:
         """Every file the package consists of, besides the manifest."""
         return (*self.variants, *self.golden)
+
+
+def machine_kind(provider: str, cores: int) -> str:
+    """The name by which budgets are given: `cpu-2-cores`, `openvino-4-cores`, `cuda`, `tensorrt`."""
+    return f"{provider}-{cores}-cores" if provider in ("cpu", "openvino") else provider
+
+
+def _check_format(manifest: Manifest) -> None:
+    newer = manifest.model_fields_set & KEYS_OF_FORMAT_2
+    if manifest.format < 2 and newer:
+        raise _contradiction("key-of-format-2", f"format 1 has no {', '.join(sorted(newer))}")
+
+
+def _check_measured(measured: Measured, manifest: Manifest) -> None:
+    if measured.file not in {variant.file for variant in manifest.variants}:
+        raise _contradiction("measured-variant", f"measured: {measured.file} is no variant")
+    if set(measured.classes) != set(manifest.classes):
+        raise _contradiction("measured-classes", f"measured {measured.file}: not the classes of the model")
+    for tally in (measured.pictures, *measured.classes.values()):
+        if tally.escapes > tally.defective or tally.overkill > tally.good:
+            raise _contradiction("measured-counts", f"measured {measured.file}: more escapes or overkill than pictures")
 
 
 def _check_classes(manifest: Manifest) -> None:

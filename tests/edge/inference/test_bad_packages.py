@@ -189,6 +189,14 @@ def variant(**changes: Any) -> Spoil:
     return manifest(lambda m: m["variants"][0].update(changes))
 
 
+TALLY = {"defective": 2, "escapes": 0, "good": 2, "overkill": 1}
+
+
+def measured(**changes: Any) -> Spoil:
+    whole = {"file": "model.onnx", "map50": 0.9, "pictures": TALLY, "classes": {"scratch": TALLY}}
+    return manifest(lambda m: m.update(format=2, measured=[whole | changes]))
+
+
 BAD: list[tuple[str, Spoil, str]] = [
     # the folder and the manifest
     ("manifest-missing", remove("manifest.json"), "no such file"),
@@ -197,7 +205,11 @@ BAD: list[tuple[str, Spoil, str]] = [
     ("manifest-not-json", text(b"\xff\xfe\x00"), "not JSON"),
     ("manifest-not-json", text(b"[" * 100_000), "manifest.json"),
     ("manifest-too-large", text(b" " * (1 << 20) + b"{}"), "more than"),
-    ("manifest-format", manifest(lambda m: m.update(format=2)), "format"),
+    ("manifest-format", manifest(lambda m: m.update(format=3)), "format"),
+    ("manifest-key-of-format-2", manifest(lambda m: m.update(provenance={})), "provenance"),
+    ("manifest-measured-variant", measured(file="other.onnx"), "other.onnx"),
+    ("manifest-measured-classes", measured(classes={}), "classes"),
+    ("manifest-measured-counts", measured(pictures=TALLY | {"escapes": 9}), "more escapes"),
     ("manifest-unknown-key", manifest(lambda m: m.update(autoupdate=True)), "autoupdate"),
     ("manifest-missing-key", manifest(lambda m: m.pop("licence")), "licence"),
     ("manifest-wrong-value", manifest(lambda m: m.update(classes="scratch")), "classes"),
