@@ -15,14 +15,14 @@ Contradictions are raised as `PydanticCustomError` whose `type` is one of `CONTR
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-FORMAT = 2
-"""Raised when a key changes its meaning or a new one appears. 2: memory budget, provenance, what was measured; everything
-of 1 means the same, and 1 is read for ever."""
+FORMAT: Final = 2
+"""Raised when a key changes its meaning or a new one appears. 2: memory budget, provenance, what was measured; all keys
+of 1 mean the same, and 1 is read for ever."""
 
 MANIFEST_NAME = "manifest.json"
 

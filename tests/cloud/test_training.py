@@ -270,7 +270,7 @@ def test_help_of_every_command_has_an_example(command: str) -> None:
 def test_one_epoch_then_export_then_package(tmp_path: Path, data_dir: Path) -> None:
     pytest.importorskip("ultralytics", reason="needs the extra `train`")
     from cloud_inspect.learning.export import convert_fp16, export_onnx
-    from cloud_inspect.learning.package import Draft, build_package
+    from cloud_inspect.release.package import Draft, build_package
     from edge_wire.manifest import Dataset, Tolerance
 
     epochs: list[int] = []

@@ -150,7 +150,7 @@ def package(
 
     Example: cloud-inspect package package.toml --out plate/1.0.0 --variant model.onnx --golden good.png
     """
-    from cloud_inspect.learning.package import build_package, load_draft
+    from cloud_inspect.release.package import build_package, load_draft
 
     manifest = build_package(
         out, load_draft(draft), variants=variant, golden=golden, extra=extra or [], replace=replace

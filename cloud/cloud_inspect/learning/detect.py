@@ -1,7 +1,8 @@
 """Runs an exported detector on pictures, to measure it; the daemon on the line has its own, faster way.
 
-The picture is letterboxed as the manifest says (grey 114, centred, linear), the output is `raw` (1, 4 + classes,
-anchors), overlapping boxes of one class are merged by non-maximum suppression at IoU 0.7, as ultralytics does.
+The picture is letterboxed as the manifest says (grey 114, centred, linear). The output is `raw` (1, 4 + classes,
+anchors), and overlapping boxes of one class are merged by non-maximum suppression at IoU 0.7, as ultralytics does; or
+it is `end2end` (1, n, 6), where the network has done so itself.
 
     detector = Detector(Path("model.onnx"))
     detector.find(pixels, threshold=0.25)      # float64 (n, 6): x1, y1, x2, y2 in px of the picture, score, class
@@ -10,7 +11,7 @@ anchors), overlapping boxes of one class are merged by non-maximum suppression a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ MOST_FOUND = 300
 
 
 class Detector:
-    """An ONNX detector on the CPU. Raises BadWeights when the file is no detector of the raw layout."""
+    """An ONNX detector on the CPU. Raises BadWeights when the file is no detector of either layout."""
 
     def __init__(self, path: Path, *, threads: int = 0) -> None:
         try:
@@ -43,28 +44,43 @@ class Detector:
         if len(given.shape) != 4 or len(result.shape) != 3 or not all(isinstance(n, int) for n in given.shape):
             raise BadWeights(f"{path}: input {given.shape}, output {result.shape}; needs (1, 3, H, W), (1, 4 + nc, N)")
         self._input = given.name
+        self.layout: Literal["raw", "end2end"] = "end2end" if result.shape[2] == 6 else "raw"
         self.canvas: tuple[int, int] = (given.shape[2], given.shape[3])
 
     def raw(self, pixels: Pixels) -> NDArray[np.float32]:
-        """The network's output (4 + classes, anchors) for one BGR picture."""
+        """The network's output (4 + classes, anchors), or (n, 6) end2end, for one BGR picture."""
         return np.asarray(self._session.run(None, {self._input: tensor(pixels, self.canvas)})[0][0], np.float32)
 
     def find(self, pixels: Pixels, threshold: float = 0.001, iou: float = 0.7) -> Found:
         """Defects with at least this confidence, best first."""
         output = self.raw(pixels)
-        scores, classes = output[4:].max(axis=0), output[4:].argmax(axis=0)
-        keep = np.flatnonzero(scores >= threshold)
-        keep = keep[np.argsort(-scores[keep], kind="stable")]
-        centre, size = output[:2, keep].T.astype(np.float64), output[2:4, keep].T.astype(np.float64)
-        boxes = np.hstack([centre - size / 2, centre + size / 2])
-        best = suppress(boxes + classes[keep, None] * 7680.0, iou)[:MOST_FOUND]
+        boxes, scores, classes = (
+            _end2end(output, threshold) if self.layout == "end2end" else _raw(output, threshold, iou)
+        )
         height, width = pixels.shape[:2]
         scale = min(self.canvas[0] / height, self.canvas[1] / width)
         top = (self.canvas[0] - round(height * scale)) // 2
         left = (self.canvas[1] - round(width * scale)) // 2
-        boxes = (boxes[best] - [left, top, left, top]) / scale
+        boxes = (boxes - [left, top, left, top]) / scale
         np.clip(boxes, 0, [width, height, width, height], out=boxes)
-        return np.hstack([boxes, scores[keep][best, None], classes[keep][best, None]])
+        return np.hstack([boxes, scores[:, None], classes[:, None]])
+
+
+def _raw(output: NDArray[np.float32], threshold: float, iou: float) -> tuple[Found, Found, Found]:
+    """Boxes xyxy in px of the network's input, scores and classes, best first."""
+    scores, classes = output[4:].max(axis=0), output[4:].argmax(axis=0)
+    keep = np.flatnonzero(scores >= threshold)
+    keep = keep[np.argsort(-scores[keep], kind="stable")]
+    centre, size = output[:2, keep].T.astype(np.float64), output[2:4, keep].T.astype(np.float64)
+    boxes = np.hstack([centre - size / 2, centre + size / 2])
+    best = suppress(boxes + classes[keep, None] * 7680.0, iou)[:MOST_FOUND]
+    return boxes[best], scores[keep][best].astype(np.float64), classes[keep][best].astype(np.float64)
+
+
+def _end2end(output: NDArray[np.float32], threshold: float) -> tuple[Found, Found, Found]:
+    rows = output[output[:, 4] >= threshold].astype(np.float64)
+    rows = rows[np.argsort(-rows[:, 4], kind="stable")][:MOST_FOUND]
+    return rows[:, :4], rows[:, 4], rows[:, 5]
 
 
 def tensor(pixels: Pixels, canvas: tuple[int, int]) -> NDArray[np.float32]:

@@ -199,15 +199,6 @@ def _save(graph: Any, out: Path) -> Path:
     return out
 
 
-def load_graph(path: Path) -> Any:
-    """The ONNX model in `path`. Raises BadPackage when it is none."""
-    onnx = _onnx()
-    try:
-        return onnx.load(path, load_external_data=False)
-    except Exception as err:
-        raise BadPackage(f"{path}: is not an ONNX file: {type(err).__name__}") from err
-
-
 def _onnx() -> Any:
     try:
         import onnx

@@ -3,9 +3,10 @@
 Promises:
 
 1. The manifest describes the files as they are: digests, shapes, opset and IR version are read from them, never typed.
-2. Every variant has been run on every golden picture and found the same, within the manifest's tolerance; a variant
+2. Every variant has passed the gate that devices ask too (`edge_wire.onnx_gate`).
+3. Every variant has been run on every golden picture and found the same, within the manifest's tolerance; a variant
    that does not is refused.
-3. The folder appears under its name only when it is whole; an existing package is replaced only when asked.
+4. The folder appears under its name only when it is whole; an existing package is replaced only when asked.
 
     draft = load_draft(Path("package.toml"))
     build_package(folder, draft, variants=[Path("model.onnx")], golden=[Path("good.png"), Path("scratched.png")])
@@ -20,7 +21,7 @@ import tempfile
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -28,28 +29,41 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cloud_inspect.errors import BadPackage
 from cloud_inspect.learning.detect import Detector, Found
-from cloud_inspect.learning.export import load_graph
 from edge_wire.manifest import (
+    FORMAT,
+    KEYS_OF_FORMAT_2,
     MANIFEST_NAME,
+    AccuracyBudget,
     Dataset,
     Expected,
     Golden,
     InputContract,
+    LeftOut,
     Manifest,
     Measure,
+    Measured,
     OutputContract,
     Precision,
+    Provenance,
     RuntimeFloor,
     Tolerance,
     Variant,
 )
+from edge_wire.onnx_file import read_model
+from edge_wire.onnx_gate import OnnxContract, inspect
+from edge_wire.onnx_wire import BadOnnx
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-_FLOAT16, _INT8, _UINT8 = 10, 3, 2
+
+class Picture(NamedTuple):
+    """A golden picture and what it is called in the package."""
+
+    path: Path
+    name: str
 
 
 class Draft(BaseModel):
@@ -67,6 +81,11 @@ class Draft(BaseModel):
     licence: str = "AGPL-3.0-or-later"
     accuracy: dict[str, Measure] = {}
     latency_budget_ms: dict[str, Measure] = {}
+    memory_budget_bytes: dict[str, Measure] = {}
+    accuracy_budget: AccuracyBudget | None = None
+    measured: tuple[Measured, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    provenance: Provenance | None = None
     tolerance: Tolerance = Tolerance()
 
 
@@ -88,7 +107,7 @@ def build_package(
     draft: Draft,
     *,
     variants: Sequence[Path],
-    golden: Sequence[Path],
+    golden: Sequence[Path | Picture],
     extra: Sequence[Path] = (),
     replace: bool = False,
 ) -> Manifest:
@@ -98,20 +117,22 @@ def build_package(
     """
     if out.exists() and not replace:
         raise BadPackage(f"{out}: exists already; a released package is never changed (--replace for drafts)")
-    for path in (*variants, *golden, *extra):
+    pictures = [one if isinstance(one, Picture) else Picture(one, one.name) for one in golden]
+    for path in (*variants, *(picture.path for picture in pictures), *extra):
         if not path.is_file():
             raise BadPackage(f"{path}: no such file")
-    described = [_variant(path) for path in variants]
-    expected = [_golden(path, variants, draft) for path in golden]
-    manifest = _manifest(draft, described, expected, [load_graph(path) for path in variants])
+    contracts = [gated(path) for path in variants]
+    described = [_variant(path, contract, draft) for path, contract in zip(variants, contracts, strict=True)]
+    expected = [_golden(picture, variants, draft) for picture in pictures]
+    manifest = _manifest(draft, described, expected, contracts)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".package-") as folder:
         draft_dir = Path(folder) / "package"
         (draft_dir / "golden").mkdir(parents=True)
         for path in (*variants, *extra):
             shutil.copyfile(path, draft_dir / path.name)
-        for path in golden:
-            shutil.copyfile(path, draft_dir / "golden" / path.name)
+        for picture in pictures:
+            shutil.copyfile(picture.path, draft_dir / "golden" / picture.name)
         (draft_dir / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n")
         if out.exists():
             shutil.rmtree(out)
@@ -119,9 +140,22 @@ def build_package(
     return manifest
 
 
-def _manifest(draft: Draft, variants: list[Variant], golden: list[Golden], graphs: list[Any]) -> Manifest:
+def gated(path: Path) -> OnnxContract:
+    """What the gate reads of an ONNX file. Raises BadPackage; its line ends with the gate's code."""
+    try:
+        return inspect(path.read_bytes())
+    except BadOnnx as err:
+        raise BadPackage(f"{path}: {err} [{err.code}]") from err
+
+
+def _manifest(
+    draft: Draft, variants: list[Variant], golden: list[Golden], contracts: Sequence[OnnxContract]
+) -> Manifest:
+    newer = {key: getattr(draft, key) for key in KEYS_OF_FORMAT_2}
     try:
         return Manifest(
+            format=FORMAT,
+            **newer,
             name=draft.name,
             version=draft.version,
             description=draft.description,
@@ -132,8 +166,7 @@ def _manifest(draft: Draft, variants: list[Variant], golden: list[Golden], graph
             accuracy=draft.accuracy,
             latency_budget_ms=draft.latency_budget_ms,
             runtime=RuntimeFloor(
-                opset=max(entry.version for graph in graphs for entry in graph.opset_import if entry.domain == ""),
-                ir=max(graph.ir_version for graph in graphs),
+                opset=max(contract.opset for contract in contracts), ir=max(contract.ir for contract in contracts)
             ),
             golden=tuple(golden),
             created=datetime.now(timezone.utc).replace(microsecond=0),
@@ -150,40 +183,43 @@ def _file(path: Path) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
 
 
-def _variant(path: Path) -> Variant:
-    graph = load_graph(path).graph
-    if len(graph.input) != 1 or len(graph.output) != 1:
-        raise BadPackage(f"{path}: {len(graph.input)} inputs, {len(graph.output)} outputs; must be one each")
-    given, result = graph.input[0], graph.output[0]
+def _variant(path: Path, contract: OnnxContract, draft: Draft) -> Variant:
+    if len(contract.inputs) != 1 or len(contract.outputs) != 1:
+        raise BadPackage(f"{path}: {len(contract.inputs)} inputs, {len(contract.outputs)} outputs; must be one each")
+    given, result = contract.inputs[0], contract.outputs[0]
+    if any(isinstance(side, str) for side in (*given.shape, *result.shape)):
+        shapes = f"input {list(given.shape)}, output {list(result.shape)}"
+        raise BadPackage(f"{path}: {shapes}: dynamic axes; export it with a static shape [dynamic-axes]")
+    layout: Literal["raw", "end2end"] = "end2end" if result.shape[1] != 4 + len(draft.classes) else "raw"
+    shapes_of: Any = (given.shape, result.shape)  # their lengths are pydantic's to check
+    dtypes: Any = (given.dtype, result.dtype)
     try:
         return Variant(
             file=path.name,
             **_file(path),
-            precision=_precision(graph),
-            input=InputContract(name=given.name, shape=_shape(given)),
-            output=OutputContract(name=result.name, shape=_shape(result), layout="raw"),
+            precision=_precision(path),
+            input=InputContract(name=given.name, shape=shapes_of[0], dtype=dtypes[0]),
+            output=OutputContract(name=result.name, shape=shapes_of[1], dtype=dtypes[1], layout=layout),
         )
     except ValidationError as err:
-        raise BadPackage(f"{path}: {err.errors(include_url=False)[0]['msg']}") from err
+        first = err.errors(include_url=False)[0]
+        raise BadPackage(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from err
 
 
-def _shape(value: Any) -> Any:
-    return tuple(int(dim.dim_value) for dim in value.type.tensor_type.shape.dim)
-
-
-def _precision(graph: Any) -> Precision:
-    """What most of the weights are stored as."""
-    kinds = {one.data_type for one in graph.initializer if len(one.dims) == 4}
-    if kinds & {_INT8, _UINT8}:
+def _precision(path: Path) -> Precision:
+    """What the kernels of its convolutions are stored as."""
+    kinds = {one.dtype for one in read_model(path.read_bytes()).weights if len(one.dims) == 4}
+    if kinds & {"int8", "uint8"}:
         return "int8"
-    return "fp16" if _FLOAT16 in kinds else "fp32"
+    return "fp16" if "float16" in kinds else "fp32"
 
 
 # --- golden pictures ----------------------------------------------------------------------------------------------
 
 
-def _golden(path: Path, variants: Sequence[Path], draft: Draft) -> Golden:
+def _golden(picture: Picture, variants: Sequence[Path], draft: Draft) -> Golden:
     """What the first variant finds is expected of all; each is checked against it here."""
+    path = picture.path
     pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if pixels is None:
         raise BadPackage(f"{path}: is not a picture that can be opened")
@@ -193,7 +229,7 @@ def _golden(path: Path, variants: Sequence[Path], draft: Draft) -> Golden:
     for variant, one in zip(variants[1:], found[1:], strict=True):
         _refuse_disagreement(path, variant, expected, one, least, draft.tolerance)
     return Golden(
-        file=f"golden/{path.name}",
+        file=f"golden/{picture.name}",
         **_file(path),
         expect=tuple(_expected(one, draft.classes) for one in expected.tolist()),
         tolerance=draft.tolerance,

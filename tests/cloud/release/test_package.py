@@ -14,7 +14,7 @@ from cloud_inspect.errors import BadPackage, BadWeights
 from cloud_inspect.learning.datasets import load_dataset
 from cloud_inspect.learning.detect import Detector, suppress
 from cloud_inspect.learning.measure import average_precision, measure
-from cloud_inspect.learning.package import Draft, build_package, load_draft
+from cloud_inspect.release.package import Draft, build_package, load_draft
 from edge_inspect.inference.package import ModelPackage
 from edge_wire.manifest import Dataset, Expected
 from tests.sim.tiny_model import draw_defect, tiny_model
@@ -108,7 +108,7 @@ def _garbage(path: Path) -> None:
     ("file", "spoil", "said"),
     [
         ("model.onnx", Path.unlink, r"model\.onnx: no such file"),
-        ("model.onnx", _garbage, r"model\.onnx: is not an ONNX file"),
+        ("model.onnx", _garbage, r"model\.onnx: not an ONNX model: .* \[onnx-not-readable\]"),
         ("spot.png", Path.unlink, r"spot\.png: no such file"),
         ("spot.png", _garbage, r"spot\.png: is not a picture"),
     ],
@@ -141,7 +141,7 @@ def test_bad_draft_is_one_line(old: str, new: str, said: str, tmp_path: Path) ->
 
 
 def test_shipped_draft_and_shipped_manifest_agree() -> None:
-    models = Path(__file__).resolve().parents[2] / "models" / "metal-plate"
+    models = Path(__file__).resolve().parents[3] / "models" / "metal-plate"
     draft = load_draft(models / "package.toml")
     manifest = ModelPackage.load(models / "1.0.0").manifest
     assert (draft.name, draft.version, draft.classes) == (manifest.name, manifest.version, manifest.classes)
