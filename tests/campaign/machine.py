@@ -89,7 +89,7 @@ class Line(RuleBasedStateMachine):
         self.asked: set[Id] = set()  # delivered, and waiting again
         self.gone: set[Id] = set()  # and the device says that it does not have them either
         self.oracle = oracle.Oracle(sqlite3.connect)
-        self.patches = [outboxes_are_mortal()]
+        self.patches = outboxes_are_mortal()
         self.patches += [patch.object(outbox_reserve, name, value) for name, value in SMALL.items()]
         for each in self.patches:
             each.start()

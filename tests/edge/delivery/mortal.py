@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -32,8 +33,12 @@ class Mortal(sqlite3.Connection):
         return result
 
 
-def outboxes_are_mortal() -> Any:
-    """A patch: from its start to its stop every connection that an outbox makes is one of these."""
+def outboxes_are_mortal() -> list[Any]:
+    """Patches: from their start to their stop every connection that an outbox makes is one of these, and epochs are
+    named in an order that is the same each time, for tests that must be repeatable."""
     Mortal.full, Mortal.before, Mortal.after = False, None, None
-    real = sqlite3.connect
-    return patch.object(outbox_file.sqlite3, "connect", lambda *a, **k: real(*a, **{**k, "factory": Mortal}))
+    real, names = sqlite3.connect, itertools.count(1)
+    return [
+        patch.object(outbox_file.sqlite3, "connect", lambda *a, **k: real(*a, **{**k, "factory": Mortal})),
+        patch.object(outbox_file.secrets, "token_hex", lambda count: f"{next(names):0{2 * count}x}"),
+    ]

@@ -46,8 +46,9 @@ class OutboxMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.root = Path(tempfile.mkdtemp(prefix="outbox-machine-"))
-        self.patch = outboxes_are_mortal()
-        self.patch.start()
+        self.patches = outboxes_are_mortal()
+        for each in self.patches:
+            each.start()
         self.lives = 0
         self.now_ns = UTC_NS
         self.kept: list[Kept] = []
@@ -209,7 +210,8 @@ class OutboxMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "box"):
             self.box.close()
-        self.patch.stop()
+        for each in self.patches:
+            each.stop()
         shutil.rmtree(self.root)
 
 
