@@ -1,0 +1,69 @@
+"""Whether a verified rollout is for this box, now. Pure.
+
+1. Older than what was seen in its channel: never. The same number with another model: never.
+2. What was refused or taken back here is not taken up again, unless a newer rollout goes back to it by name.
+3. What it says of revoked packages counts, whomever the rollout is for.
+
+    result = consider(state, rollout, device, now)      # DONE with a candidate, NOTHING, or refused with a code
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+from edge_inspect.errors import Untrusted
+from edge_inspect.update.machine import Result
+from edge_inspect.update.requests import Answer, Request
+from edge_inspect.update.stages import Outcome
+from edge_inspect.update.state import Candidate, State, channel_of
+from edge_wire.release import ReleasedModel, Rollout
+
+
+class Names(NamedTuple):
+    """Who this box is."""
+
+    site: str
+    line: str
+    device: str
+
+
+def consider(state: State, rollout: Rollout, box: Names, now: datetime, active: str | None = None) -> Result:
+    """What to do about it. `active`: digest of the package that judges, the factory's too.
+
+    Raises Untrusted (`rollout-older`, `rollout-reused`).
+    """
+    digest, at = rollout.model.digest, channel_of(rollout)
+    floor = state.floors.get(at)
+    if floor is not None and rollout.sequence < floor.sequence:
+        raise Untrusted("rollout-older", f"{at}: sequence {rollout.sequence}, {floor.sequence} was seen already")
+    if floor is not None and rollout.sequence == floor.sequence and digest != floor.digest:
+        raise Untrusted("rollout-reused", f"{at}: sequence {rollout.sequence} now names another model than before")
+    nothing = Result(Outcome.NOTHING, seen=rollout)
+    if not rollout.concerns(*box) or digest in (state.active, active):
+        return nothing
+    if floor is not None and floor.sequence == rollout.sequence and floor.settled:
+        return nothing
+    candidate = Candidate.of(rollout, now)
+    if digest in rollout.revoked or digest in state.revoked:
+        return Result(Outcome.REFUSED, "revoked", "its publisher has revoked it", candidate=candidate, seen=rollout)
+    refusal = state.refusal_of(digest)
+    if refusal is not None and rollout.action != "rollback":
+        why = f"refused on {refusal.at:%Y-%m-%d %H:%M} UTC: {refusal.code}"
+        return Result(Outcome.REFUSED, "refused-before", why, candidate=candidate, seen=rollout)
+    return Result(Outcome.DONE, candidate=candidate, seen=rollout)
+
+
+def chosen_by_person(state: State, request: Request, factory: str, now: datetime) -> Candidate | Answer:
+    """A candidate out of the packages whose signatures were verified here; else why not."""
+    digest = request.digest
+    assert digest is not None
+    if digest == (state.active or factory):
+        return Answer(ok=False, code="already-active", text=f"{digest[:19]} judges already")
+    if digest in state.revoked:
+        return Answer(ok=False, code="revoked", text=f"{digest[:19]} was revoked by its publisher")
+    model: ReleasedModel | None = next((known for known in state.known if known.digest == digest), None)
+    if model is None:
+        text = f"{digest[:19]} was never verified on this box; `model import` brings it with its signatures"
+        return Answer(ok=False, code="never-verified", text=text)
+    return Candidate(model=model, asked_by="person", who=request.by, reason=request.why, taken_at=now)

@@ -1,0 +1,170 @@
+"""Which model judged from when to when, and why it was replaced: one line of JSON each, chained by SHA-256.
+
+1. Each line carries the SHA-256 of the line before it, bytes and newline: a line that was changed, left out, put in or
+   moved is named by its number.
+2. What was cut off at the end is seen, too, where a head is given: `state.json` remembers how far the history went.
+3. A power cut can leave half a line at the end and nothing else. It is no tampering: it is told and overwritten.
+4. Appending never waits for a verified file: a damaged history is an alarm, and goes on being written.
+
+    history = History(folder / "history.jsonl")
+    history.append(entry)
+    checked = read_history(folder / "history.jsonl", head)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from edge_inspect.errors import StorageFailing
+from edge_inspect.update.durable import sync_folder, translated
+from edge_inspect.update.state import HistoryHead, Shadowed
+from edge_wire.fields import Block, Count, Digest, OneLine, UtcTime
+
+FILE_NAME = "history.jsonl"
+BEGIN = "0" * 64
+MOST_LINE_BYTES = 64 * 1024
+
+
+class Entry(Block):
+    """One line. `activated`: from `at` on this model judges."""
+
+    line: Count = 0
+    before: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = BEGIN
+    """SHA-256 of the line before; 64 zeros in the first."""
+    at: UtcTime
+    event: Literal["activated", "kept", "refused", "state-lost"]
+    digest: Digest
+    name: OneLine = ""
+    version: OneLine = ""
+    role: Literal["factory", "trial", "previous", "kept", "candidate"]
+    """As what it judges from now on, or did not come to judge."""
+    replaced: Digest | None = None
+    code: str = ""
+    why: OneLine = ""
+    """Why the one before it does not judge any more, or why it was refused; `code` for machines."""
+    by: OneLine = ""
+    """The person on this box who asked for it."""
+    released_by: OneLine = ""
+    released_at: UtcTime | None = None
+    channel: OneLine = ""
+    sequence: Count = 0
+    reason: OneLine = ""
+    """The release's own words."""
+    shadow: Shadowed | None = None
+    """What it said beside the other model, as far as it was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A history as it lies there."""
+
+    entries: tuple[Entry, ...]
+    head: HistoryHead
+    broken: tuple[str, ...] = ()
+    """What is wrong, by line; empty when every line is as it was written."""
+    torn_bytes: int = 0
+    """Half a line at the end, after a power cut."""
+
+
+def read_history(path: Path, saved: HistoryHead | None = None) -> Checked:
+    """Read and verify. `saved`: how far it went at least. Raises StorageFailing."""
+    try:
+        with translated(path):
+            content = path.read_bytes()
+    except StorageFailing as err:
+        if not isinstance(err.__cause__, FileNotFoundError):
+            raise
+        content = b""
+    lines = content.split(b"\n")
+    torn = lines.pop()
+    entries, broken, sha = [], [], BEGIN
+    at_saved = BEGIN
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = Entry.model_validate_json(line)
+        except ValidationError:
+            broken.append(f"line {number}: is no entry")
+        else:
+            entries.append(entry)
+            if entry.before != sha:
+                broken.append(f"line {number}: does not follow the line before it as that one stands")
+            elif entry.line != number:
+                broken.append(f"line {number}: calls itself line {entry.line}")
+        sha = hashlib.sha256(line + b"\n").hexdigest()
+        if saved is not None and number == saved.lines:
+            at_saved = sha
+    if saved is not None and saved.lines > len(lines):
+        broken.append(f"line {len(lines) + 1}: missing, and {saved.lines - len(lines)} in all at the end")
+    elif saved is not None and at_saved != saved.sha256 and not broken:
+        broken.append(f"line {saved.lines}: is not the line that was written")
+    return Checked(tuple(entries), HistoryHead(lines=len(lines), sha256=sha), tuple(broken), len(torn))
+
+
+class History:
+    """The writing side: one process at a time (`Store` holds the lock)."""
+
+    def __init__(self, path: Path, saved: HistoryHead | None = None) -> None:
+        self.path = path
+        self._checked = read_history(path, saved)
+
+    @property
+    def head(self) -> HistoryHead:
+        return self._checked.head
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        return self._checked.broken
+
+    @property
+    def torn_bytes(self) -> int:
+        return self._checked.torn_bytes
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return self._checked.entries
+
+    def last(self, event: str) -> Entry | None:
+        return next((entry for entry in reversed(self.entries) if entry.event == event), None)
+
+    def append(self, entry: Entry) -> None:
+        """On disk when it returns. Raises StorageFailing; then nothing of it counts."""
+        head = self.head
+        numbered = entry.model_copy(update={"line": head.lines + 1, "before": head.sha256})
+        line = numbered.model_dump_json(exclude_defaults=False).encode() + b"\n"
+        with translated(self.path):
+            new = not self.path.exists()
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                end = os.fstat(handle).st_size - self._checked.torn_bytes
+                os.ftruncate(handle, end)  # half a line, from a power cut or a full disk
+                _write_all(handle, line, end)
+                os.fsync(handle)
+            except OSError:
+                self._checked = Checked(self.entries, head, self.broken, _torn_behind(handle, end))
+                raise
+            finally:
+                os.close(handle)
+            if new:
+                sync_folder(self.path.parent)
+        grown = HistoryHead(lines=head.lines + 1, sha256=hashlib.sha256(line).hexdigest())
+        self._checked = Checked((*self.entries, numbered), grown, self.broken)
+
+
+def _write_all(handle: int, content: bytes, at: int) -> None:
+    while content:
+        written = os.pwrite(handle, content, at)
+        content, at = content[written:], at + written
+
+
+def _torn_behind(handle: int, end: int) -> int:
+    """What of a line that failed lies in the file."""
+    try:
+        return max(0, os.fstat(handle).st_size - end)
+    except OSError:
+        return 0

@@ -1,0 +1,292 @@
+"""What a device keeps of its models on disk: state, history, the lock; and which model is to judge.
+
+1. The state on disk is always a whole one: the old or the new. One that cannot be read is put aside under another name
+   with one line, and the factory's model judges; floors and refusals come back out of the history.
+2. Nothing judges that was not hashed at this start: active, else previous, else the factory's. If none verifies, the
+   daemon does not start (`no-model`): no results rather than wrong ones.
+3. One process at a time has it open: a daemon, or a command while no daemon runs.
+
+    with Store.open(state_dir / "update", models_dir, factory) as store:
+        package = store.begin()         # counts the start, verifies, falls back
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+
+import structlog
+from pydantic import ValidationError
+
+from edge_inspect.errors import BadModel, Refusal, StorageFailing
+from edge_inspect.inference.package import ModelPackage
+from edge_inspect.update.durable import make_folder, sweep, sync_folder, translated, write_durably
+from edge_inspect.update.history import FILE_NAME as HISTORY_NAME
+from edge_inspect.update.history import Checked, Entry, History, read_history
+from edge_inspect.update.machine import after_restart, lost_its_model
+from edge_inspect.update.record import activated, kept, refused, took_back
+from edge_inspect.update.stages import Stage
+from edge_inspect.update.state import Floor, HistoryHead, RefusedDigest, State
+from edge_wire.manifest import MANIFEST_NAME
+
+log = structlog.get_logger()
+
+FOLDER = "update"
+STATE_NAME = "state.json"
+LOCK_NAME = "lock"
+PACKAGES = "packages"
+MOST_STATE_BYTES = 4 << 20
+
+
+class InUse(Refusal):
+    """Another process has the store open: a daemon that runs, or another command."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+class Store:
+    """See the module. `state` is what the next step builds on; `save` puts it on disk."""
+
+    def __init__(
+        self,
+        folder: Path,
+        models_dir: Path,
+        factory: Path,
+        state: State,
+        history: History,
+        *,
+        lock: int,
+        now: Callable[[], datetime],
+        quarantined: str,
+    ) -> None:
+        self.folder = folder
+        self.models_dir = models_dir
+        self.factory = factory
+        self.history = history
+        self.quarantined = quarantined
+        """Why the state that lay here was put aside; empty when it was not."""
+        self.failing = ""
+        """Why the last save failed; empty when it did not."""
+        self._state = state
+        self._lock = lock
+        self._now = now
+
+    @classmethod
+    def open(cls, folder: Path, models_dir: Path, factory: Path, *, now: Callable[[], datetime] = utc_now) -> Store:
+        """Raises InUse, StorageFailing (not for what merely cannot be written)."""
+        make_folder(folder)
+        lock = _locked(folder / LOCK_NAME)
+        try:
+            with contextlib.suppress(StorageFailing):
+                sweep(folder)
+            state, quarantined = _read_or_put_aside(folder, now())
+            history = History(folder / HISTORY_NAME, state.history if not quarantined else None)
+            if quarantined:
+                state = _recovered(state, history)
+            store = cls(folder, models_dir, factory, state, history, lock=lock, now=now, quarantined=quarantined)
+        except BaseException:
+            os.close(lock)
+            raise
+        return store
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def save(self, state: State) -> None:
+        """On disk when it returns. Raises StorageFailing; `state` is then the new one all the same."""
+        self._state = state.model_copy(update={"history": self.history.head})
+        try:
+            write_durably(self.folder / STATE_NAME, self._state.model_dump_json(indent=1).encode() + b"\n")
+        except StorageFailing as err:
+            self.failing = str(err)
+            raise
+        self.failing = ""
+
+    def begin(self) -> ModelPackage:
+        """What a start of the daemon uses: the start counted, every byte verified. Raises BadModel (`no-model`)."""
+        counted = after_restart(self._state, self._now())
+        if self.quarantined or counted != self._state:
+            try:
+                self.save(counted)
+            except StorageFailing as err:
+                self._cannot_count(err)
+        package = self._which()
+        self.note_active(package)
+        return package
+
+    def package(self, digest: str | None) -> ModelPackage:
+        """A package, every byte of it hashed; None: the factory's. Raises BadModel."""
+        package = ModelPackage.load(self.folder_of(digest))
+        if digest is not None and package.digest != digest:
+            raise BadModel("digest-mismatch", f"{package.dir}: manifest.json has digest {package.digest[:19]}...")
+        return package
+
+    @property
+    def factory_digest(self) -> str:
+        """Of its manifest as it lies there; nothing is verified by this."""
+        try:
+            return "sha256:" + hashlib.sha256((self.factory / MANIFEST_NAME).read_bytes()).hexdigest()
+        except OSError as err:
+            raise BadModel("manifest-missing", f"{self.factory}: {err.strerror or err}") from err
+
+    def folder_of(self, digest: str | None) -> Path:
+        return self.factory if digest is None else self.models_dir / PACKAGES / digest.removeprefix("sha256:")
+
+    def wanted(self) -> set[str]:
+        """Digests of packages that must stay on this box."""
+        state = self._state
+        candidate = state.candidate.model.digest if state.candidate else None
+        before = state.candidate.before if state.candidate and state.candidate.before else ()
+        return {digest for digest in (state.active, state.previous, candidate, *before) if digest}
+
+    def note_active(self, package: ModelPackage) -> None:
+        """Into the history, if it does not say so already: from now on this one judges."""
+        last = self.history.last("activated")
+        if last is None or last.digest != package.digest:
+            self._append(activated(self._state, package, last, package.dir == self.factory, self._now()))
+
+    def note_kept(self, package: ModelPackage) -> None:
+        """Into the history: the candidate that judges stays."""
+        newest = next(reversed(self.history.entries), None)
+        if newest is None or newest.event != "kept" or newest.digest != package.digest:
+            self._append(kept(self._state, package, self._now()))
+
+    def note_refused(self) -> None:
+        """Into the history: the candidate that has just been refused without having judged."""
+        candidate, refusal = self._state.candidate, self._state.last_refusal
+        if candidate is None or refusal is None or refusal.digest != candidate.model.digest:
+            return
+        last = self.history.last("refused")
+        if last is None or last.digest != refusal.digest or last.at < candidate.taken_at:
+            self._append(refused(candidate, refusal, self._now()))
+
+    def _append(self, entry: Entry) -> None:
+        try:
+            self.history.append(entry)
+        except StorageFailing as err:
+            self.failing = str(err)
+            log.warning("the history of models cannot be written", why=str(err))
+
+    def _cannot_count(self, err: StorageFailing) -> None:
+        """A start that cannot be counted does not try anything: what was confirmed judges."""
+        log.warning("this start cannot be counted, so nothing is tried", why=str(err))
+        if self._state.stage is Stage.TRIAL:
+            self._state = lost_its_model(self._state, "storage-failing", str(err), self._now())
+
+    def _which(self) -> ModelPackage:
+        """Falls back until something verifies; each step is saved as far as the disk takes it."""
+        while True:
+            state = self._state
+            revoked = state.active is not None and state.active in state.revoked
+            try:
+                if revoked:
+                    raise BadModel("revoked", f"{state.active}: was revoked by its publisher")
+                return self.package(state.active)
+            except BadModel as err:
+                if state.active is None:
+                    raise BadModel("no-model", f"no model verifies, nothing is judged; the factory's: {err}") from err
+                log.warning("a model does not verify, going back", model=state.active, why=str(err))
+                self._state = lost_its_model(state, err.code, str(err), self._now())
+                with contextlib.suppress(StorageFailing):
+                    self.save(self._state)
+
+
+def look(folder: Path) -> tuple[State | None, Checked]:
+    """What lies there, for whoever only reads; None where there is no state, or none that can be read."""
+    try:
+        state = _parse((folder / STATE_NAME).read_bytes()[: MOST_STATE_BYTES + 1])
+    except (OSError, ValueError):
+        state = None
+    return state, read_history(folder / HISTORY_NAME, state.history if state else None)
+
+
+def _locked(path: Path) -> int:
+    with translated(path):
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as err:
+        os.close(lock)
+        raise InUse(f"{path}: another process has it: a daemon that runs, or another command") from err
+    return lock
+
+
+def _read_or_put_aside(folder: Path, now: datetime) -> tuple[State, str]:
+    path = folder / STATE_NAME
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return State(since=now), ""
+    except OSError as err:
+        return State(since=now), f"{path}: cannot be read: {err.strerror or err}"
+    try:
+        return _parse(content), ""
+    except ValueError as err:
+        why = f"{path}: {err}"
+    aside = _aside(path, now)
+    try:
+        path.rename(aside)
+        sync_folder(folder)
+    except OSError as err:
+        why += f" (and cannot be put aside: {err.strerror or err})"
+    log.error("the state of updates cannot be read; the factory's model judges", why=why, kept_as=aside.name)
+    return State(since=now), why
+
+
+def _aside(path: Path, now: datetime) -> Path:
+    """A free name: nothing that was put aside is ever written over."""
+    stem = f"{path.name}.broken-{now:%Y%m%dT%H%M%S}"
+    return next(name for name in _names(path, stem) if not name.exists())
+
+
+def _names(path: Path, stem: str) -> Iterator[Path]:
+    yield path.with_name(stem)
+    for number in range(2, 1 << 30):
+        yield path.with_name(f"{stem}-{number}")
+
+
+def _parse(content: bytes) -> State:
+    """Raises ValueError, one line."""
+    if len(content) > MOST_STATE_BYTES:
+        raise ValueError(f"more than {MOST_STATE_BYTES} bytes")
+    try:
+        return State.model_validate_json(content)
+    except ValidationError as err:
+        first = err.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(step) for step in first["loc"])[:120] or "content"
+        raise ValueError(f"{where}: {first['msg'][:200]}; was it written by a newer version?") from err
+
+
+def _recovered(state: State, history: History) -> State:
+    """Floors and refusals out of the history: what must never be forgotten is there, too."""
+    floors: dict[str, Floor] = {}
+    refused: dict[str, RefusedDigest] = {}
+    for entry in history.entries:
+        if entry.channel and entry.sequence >= (floors[entry.channel].sequence if entry.channel in floors else 0):
+            floors[entry.channel] = Floor(sequence=max(1, entry.sequence), digest=entry.digest)
+        if entry.event == "refused" and entry.code:
+            refused[entry.digest] = RefusedDigest(digest=entry.digest, code=entry.code, at=entry.at)
+        if entry.event == "activated" and entry.replaced and took_back(entry.code):
+            refused[entry.replaced] = RefusedDigest(digest=entry.replaced, code=entry.code, at=entry.at)
+    head = HistoryHead(lines=history.head.lines, sha256=history.head.sha256)
+    return state.model_copy(update={"floors": floors, "refused": tuple(refused.values()), "history": head})
