@@ -13,6 +13,10 @@ CloudError
   BrokerGone        no MQTT broker, or it does not let us do our work; the ingester tries for ever
   DatabaseGone      the database is stopped, locked, full or out of reach; the ingester tries for ever
   NotFound          what was asked for is not in the database
+  ReleaseMissing    tuf, securesystemslib or fsspec is not installed; the message names the extra
+  BadRelease        a repository, change or package that must not be published; has a stable `code`
+  BadKey            a signing key that cannot be used for this; has a stable `code`
+  StoreGone         where releases lie is full, locked, read-only or out of reach; the same command may be repeated
 """
 
 from __future__ import annotations
@@ -68,3 +72,27 @@ class DatabaseGone(CloudError):
 
 class NotFound(CloudError):
     """What was asked for is not in the database."""
+
+
+class ReleaseMissing(CloudError):
+    """tuf, securesystemslib or fsspec is not installed; the message names the extra."""
+
+
+class _Coded(CloudError):
+    """`code` is stable and meant for machines; it ends the line in brackets."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{message} [{code}]")
+        self.code = code
+
+
+class BadRelease(_Coded):
+    """A repository, change or package that must not be published, e.g. `same-version-other-bytes`."""
+
+
+class BadKey(_Coded):
+    """A signing key that cannot be used for this, e.g. `key-not-of-role`."""
+
+
+class StoreGone(_Coded):
+    """Where releases lie is full, locked, read-only or out of reach, e.g. `disk-full`, `locked`."""

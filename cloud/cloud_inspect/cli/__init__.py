@@ -1,4 +1,4 @@
-"""`cloud-inspect`: take reports in, look at them, train, quantise and pack models; one file a family of commands.
+"""`cloud-inspect`: take reports in, look at them, train, pack and release models; one file a family of commands.
 
 A refusal is one line on stderr, `cloud-inspect: <what is wrong>`, and the exit code of its error; no traceback.
 Exit codes: 0 done, 1 failed, 64 usage, 78 settings or database.
@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from cloud_inspect.cli import database, ingest, reports, train
+from cloud_inspect.cli import database, ingest, release, reports, train
 from cloud_inspect.errors import CloudError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for family in (ingest, reports, database, train):
+for family in (ingest, reports, database, train, release):
     family.add(app)
 
 

@@ -123,10 +123,10 @@ class Session(aiomqtt.Client):
             found.append(self._queue.get_nowait())
         return found
 
-    async def tell(self, messages: Sequence[tuple[str, bytes]]) -> int:
+    async def tell(self, messages: Sequence[tuple[str, bytes]], *, retain: bool = False) -> int:
         """Publish (topic, payload) at QoS 1 and wait for the broker; how many reached a subscriber or its session."""
         try:
-            heard = await asyncio.gather(*(self._tell_one(topic, payload) for topic, payload in messages))
+            heard = await asyncio.gather(*(self._tell_one(topic, payload, retain) for topic, payload in messages))
         except aiomqtt.MqttError as err:
             raise self._gone(err) from err
         return sum(heard)
@@ -142,8 +142,8 @@ class Session(aiomqtt.Client):
         if self._disconnected.done():
             raise self._gone(self._disconnected.exception() or aiomqtt.MqttError("the connection was closed"))
 
-    async def _tell_one(self, topic: str, payload: bytes) -> bool:
-        info = self._client.publish(topic, payload, qos=1)
+    async def _tell_one(self, topic: str, payload: bytes, retain: bool) -> bool:
+        info = self._client.publish(topic, payload, qos=1, retain=retain)
         if info.rc:
             raise aiomqtt.MqttError(f"could not publish: {info.rc}")
         arrived = asyncio.Event()

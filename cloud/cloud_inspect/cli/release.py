@@ -1,0 +1,298 @@
+"""`release sign`, `publish`, `revoke`, `list`, `verify`: models on their way to the devices, as a TUF repository."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cloud_inspect.cli import release_build, release_keys, release_reach
+from cloud_inspect.cli.output import AsJson, emit, finish, print_table
+from cloud_inspect.cli.release_options import (
+    BreakLock,
+    Keys,
+    OnlineKeys,
+    PassphraseFile,
+    Product,
+    Staged,
+    Url,
+    bar,
+    open_change,
+    open_places,
+    show_signed,
+    signers_of,
+    warn_of_expiry,
+)
+from cloud_inspect.errors import BadRelease
+
+if TYPE_CHECKING:
+    from cloud_inspect.release.changes import Change
+    from cloud_inspect.release.packages import Package
+    from edge_wire.release import ReleasedModel
+
+Released = Annotated[
+    str | None, typer.Option("--released", help="A package that is in the repository.", metavar="NAME/VERSION")
+]
+ReleasedBy = Annotated[
+    str | None, typer.Option("--released-by", help="Who answers for it.", show_default="your user name")
+]
+Reason = Annotated[str, typer.Option("--reason", help="Why, for those who read the history.")]
+_HEADS = (
+    "product", "channel", "sequence", "action", "model", "digest",
+    "audience", "released by", "at", "expires", "revoked",
+)  # fmt: skip
+_NAMES = "may be repeated; * and ? stand for any characters"
+
+
+def add(app: typer.Typer) -> None:
+    family = typer.Typer(
+        help="Sign model packages and publish them to the devices.",
+        epilog="Example: cloud-inspect release init /srv/models --keys ~/keys --product metal-plate",
+        no_args_is_help=True,
+    )
+    release_build.add(family)
+    release_keys.add(family)
+    for name, command in (
+        ("sign", sign),
+        ("publish", publish),
+        ("list", list_releases),
+        ("revoke", revoke),
+        ("verify", verify),
+    ):
+        family.command(name)(command)
+    release_reach.add(family)
+    app.add_typer(family, name="release")
+
+
+def sign(
+    url: Url,
+    package: Annotated[Path | None, typer.Argument(help="Model package to release.", metavar="[PACKAGE]")] = None,
+    product: Annotated[str | None, typer.Option(help="Product line: its keys sign its models only.")] = None,
+    channel: Annotated[str, typer.Option(help="Which devices follow: those that have this channel.")] = "stable",
+    key: Keys = [],  # noqa: B006
+    passphrase_file: PassphraseFile = None,
+    released: Released = None,
+    rollback: Annotated[bool, typer.Option("--rollback", help="To an older version, on purpose.")] = False,
+    reason: Reason = "",
+    released_by: ReleasedBy = None,
+    sites: Annotated[list[str] | None, typer.Option(help=f"Only these sites; {_NAMES}.")] = None,
+    lines: Annotated[list[str] | None, typer.Option(help=f"Only these lines; {_NAMES}.")] = None,
+    devices: Annotated[list[str] | None, typer.Option(help=f"Only these devices; {_NAMES}.")] = None,
+    shadow_parts: Annotated[int | None, typer.Option(help="Parts to compare before a trial. [default: 200]")] = None,
+    shadow_most_s: Annotated[int | None, typer.Option(help="Longest wait for them. [default: 604800]")] = None,
+    most_new_ng: Annotated[
+        float | None, typer.Option(help="Share of passed parts it may reject. [default: 0.05]")
+    ] = None,
+    most_new_ok: Annotated[
+        float | None, typer.Option(help="Share of rejected parts it may pass. [default: 0.05]")
+    ] = None,
+    trial_parts: Annotated[int | None, typer.Option(help="Parts to judge before it is kept. [default: 500]")] = None,
+    trial_least_s: Annotated[int | None, typer.Option(help="Shortest trial. [default: 60]")] = None,
+    most_rate_shift: Annotated[
+        float | None, typer.Option(help="Share of NG away from the shadow's. [default: 0.05]")
+    ] = None,
+    most_unknown: Annotated[float | None, typer.Option(help="Share of UNKNOWN by its fault. [default: 0.02]")] = None,
+    role: Annotated[str | None, typer.Option(help="Sign a staged change of this role: root, targets.")] = None,
+    renew: Annotated[bool, typer.Option("--renew", help="Stage the role again with a new expiry.")] = False,
+    discard: Annotated[bool, typer.Option("--discard", help="Drop what is staged.")] = False,
+    staged: Staged = None,
+    json_: AsJson = False,
+) -> None:
+    """Stage a release of PACKAGE and sign it, or add a signature to what is staged. `publish` makes it real.
+
+    Example: cloud-inspect release sign /srv/models ./plate-1.1.0 --product metal-plate --key metal-plate.pem
+    """
+    change = open_change(url, staged)
+    if discard:
+        change.discard()
+        return finish({"discarded": change.staging.store.url}, json_)
+    wanted = _role(role, product)
+    signers = signers_of(key, passphrase_file)
+    if renew:
+        return show_signed(change.renew(wanted, signers), json_)
+    if package is None and released is None:
+        return show_signed(change.countersign(wanted, signers), json_)
+    if product is None:
+        raise typer.BadParameter("--product says whose model it is")
+    from cloud_inspect.release.rollouts import make_wish
+
+    wish = make_wish(
+        channel,
+        released_by or user(),
+        reason=reason,
+        rollback=rollback,
+        audience={"sites": _names(sites), "lines": _names(lines), "devices": _names(devices)},
+        shadow={"parts": shadow_parts, "most_s": shadow_most_s, "most_new_ng": most_new_ng, "most_new_ok": most_new_ok},
+        trial={
+            "parts": trial_parts, "least_s": trial_least_s, "most_rate_shift": most_rate_shift,
+            "most_unknown": most_unknown,
+        },
+    )  # fmt: skip
+    model = _package(package) if package is not None else _find(change, product, str(released))
+    with bar("stage") as progress:
+        signed = change.release(product, wish, model, signers, progress)
+    return show_signed(signed, json_)
+
+
+def publish(
+    url: Url,
+    online_key: OnlineKeys,
+    passphrase_file: PassphraseFile = None,
+    old_keys_lost: Annotated[
+        bool, typer.Option("--old-keys-lost", help="Rotated roles are signed by their new keys only.")
+    ] = False,
+    staged: Staged = None,
+    break_lock: BreakLock = False,
+    json_: AsJson = False,
+) -> None:
+    """Check what is staged and make it real: files first, then metadata. May be repeated when interrupted.
+
+    Example: cloud-inspect release publish /srv/models --online-key ~/keys/online
+    """
+    store, waiting = open_places(url, staged, break_lock)
+    from cloud_inspect.release import publish as publishing
+    from cloud_inspect.release.repository import load, utc_now
+
+    signers = signers_of(online_key, passphrase_file)
+    with bar("publish") as progress:
+        done = publishing.publish(store, waiting, signers, utc_now(), old_keys_lost=old_keys_lost, progress=progress)
+    warnings = warn_of_expiry(load(store))
+    if json_:
+        return emit({"roles": done.roles, "files": done.files, "bytes": done.bytes, "warnings": warnings})
+    versions = ", ".join(f"{role} {version}" for role, version in done.roles.items())
+    return typer.echo(f"published: {versions or 'nothing new'}; {done.files} files, {done.bytes} bytes")
+
+
+def revoke(
+    url: Url,
+    product: Product,
+    released: Annotated[str, typer.Option("--released", help="What must not run any more.", metavar="NAME/VERSION")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; devices show it in their history.")],
+    key: Keys,
+    to: Annotated[str | None, typer.Option(help="What shall run instead.", metavar="NAME/VERSION")] = None,
+    passphrase_file: PassphraseFile = None,
+    released_by: ReleasedBy = None,
+    staged: Staged = None,
+    json_: AsJson = False,
+) -> None:
+    """Stage rollouts that revoke a package on every channel of the product; whoever runs it goes back.
+
+    Example: cloud-inspect release revoke URL --product plate --released plate/1.1.0 --reason "misses dents" --key K
+    """
+    change = open_change(url, staged)
+    from cloud_inspect.release.rollouts import make_wish
+
+    signers = signers_of(key, passphrase_file)
+    wish = make_wish("all", released_by or user(), reason=reason)
+    instead = _find(change, product, to) if to else None
+    show_signed(change.revoke(product, _find(change, product, released), wish, signers, instead), json_)
+
+
+def list_releases(url: Url, json_: AsJson = False) -> None:
+    """List what every channel runs: model, for whom, by whom, until when the signature holds.
+
+    Example: cloud-inspect release list /srv/models
+    """
+    store, _ = open_places(url, None)
+    from cloud_inspect.release.layout import product_role
+    from cloud_inspect.release.repository import load
+    from cloud_inspect.release.staging import rollouts
+
+    state = load(store)
+    rows: list[dict[str, Any]] = []
+    for product in state.products:
+        expires = state.roles[product_role(product)].signed.expires
+        for rollout in rollouts(product, state.product(product), store).values():
+            rows.append(
+                rollout.model_dump(mode="json")
+                | {"revoked_now": rollout.model.digest in rollout.revoked, "expires": f"{expires:%Y-%m-%dT%H:%M:%SZ}"}
+            )
+    warnings = warn_of_expiry(state)
+    if json_:
+        return emit({"products": list(state.products), "rollouts": rows, "warnings": warnings})
+    print_table(_HEADS, map(_row, rows))
+    return None
+
+
+def verify(
+    url: Url,
+    root: Annotated[Path | None, typer.Option(help="root.json as devices have it. [default: the first one]")] = None,
+    json_: AsJson = False,
+) -> None:
+    """Check the whole repository as a fresh device would, and every file in it. Exit status 1 when anything is wrong.
+
+    Example: cloud-inspect release verify /srv/models --root ~/keys/root.json
+    """
+    store, _ = open_places(url, None)
+    from cloud_inspect.release import verify as verifying
+    from cloud_inspect.release.repository import load
+
+    try:
+        trusted = root.read_bytes() if root else None
+    except OSError as err:
+        raise BadRelease("root-unreadable", f"{root}: {err.strerror}") from err
+    with bar("verify") as progress:
+        found = verifying.verify(store, trusted, progress)
+    warnings = warn_of_expiry(load(store, trusted))
+    if json_:
+        emit(
+            {
+                "ok": not found.troubles, "products": list(found.products), "versions": found.versions,
+                "files": found.files, "bytes": found.bytes, "troubles": list(found.troubles), "warnings": warnings,
+            }
+        )  # fmt: skip
+    else:
+        for line in found.troubles:
+            typer.echo(line)
+        typer.echo(f"{found.files} files, {found.bytes} bytes good; {len(found.troubles)} troubles")
+    if found.troubles:
+        raise typer.Exit(1)
+
+
+def user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name
+        return f"user {os.getuid()}"
+
+
+def _role(role: str | None, product: str | None) -> str:
+    from cloud_inspect.release.layout import product_role
+
+    if (role is None) == (product is None):
+        raise typer.BadParameter("one of --product and --role says what is signed")
+    return role or product_role(str(product))
+
+
+def _names(names: list[str] | None) -> tuple[str, ...] | None:
+    return tuple(names) if names else None
+
+
+def _package(folder: Path) -> Package:
+    from cloud_inspect.release.packages import read_package
+
+    return read_package(folder)
+
+
+def _find(change: Change, product: str, text: str) -> ReleasedModel:
+    from cloud_inspect.release.rollouts import released
+
+    match = re.fullmatch(r"([^/]+)/([^/]+)", text)
+    if match is None:
+        raise typer.BadParameter(f"{text}: must be NAME/VERSION, e.g. metal-plate/1.1.0")
+    return released(product, change.state().product(product), match[1], match[2])
+
+
+def _row(row: dict[str, Any]) -> tuple[Any, ...]:
+    audience = row["audience"]
+    whom = "/".join(",".join(audience[one]) for one in ("sites", "lines", "devices"))
+    return (
+        row["product"], row["channel"], row["sequence"], row["action"],
+        f"{row['model']['name']} {row['model']['version']}", row["model"]["digest"][7:19],
+        "all" if whom == "*/*/*" else whom, row["released_by"], row["released_at"][:16], row["expires"][:10],
+        "THIS ONE" if row["revoked_now"] else len(row["revoked"]),
+    )  # fmt: skip

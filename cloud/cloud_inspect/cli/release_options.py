@@ -1,0 +1,148 @@
+"""What the `release` commands share: options, how they open a repository and keys, the bar, how a change is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from cloud_inspect.cli.output import emit
+from cloud_inspect.errors import BadKey, ReleaseMissing
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Signer
+
+    from cloud_inspect.release.changes import Change, Signed
+    from cloud_inspect.release.repository import State
+    from cloud_inspect.release.store import Progress, Store
+
+_err = Console(stderr=True)
+
+Url = Annotated[str, typer.Argument(help="The repository: a folder, or any URL of fsspec (s3://...).", metavar="URL")]
+Product = Annotated[str, typer.Option("--product", help="Product line: its keys sign its models only.")]
+Keys = Annotated[
+    list[str],
+    typer.Option("--key", help="Key file, folder of key files or pkcs11: URI. May be repeated.", metavar="FILE|URI"),
+]
+OnlineKeys = Annotated[
+    list[str],
+    typer.Option(
+        "--online-key", help="Snapshot and timestamp keys: file, folder or pkcs11: URI. May be repeated.",
+        metavar="FILE|URI",
+    ),
+]  # fmt: skip
+PassphraseFile = Annotated[
+    Path | None, typer.Option("--passphrase-file", help="File whose first line opens the keys (or is the token's PIN).")
+]
+Staged = Annotated[
+    str | None,
+    typer.Option("--staged", help="Where changes wait for signatures.", metavar="URL", show_default="URL/staged"),
+]
+BreakLock = Annotated[
+    bool, typer.Option("--break-lock", help="Take the lock of a writer that died (object stores only).")
+]
+
+
+def need_release() -> None:
+    """Raises ReleaseMissing: one line that names the extra."""
+    for name in ("tuf", "securesystemslib", "cryptography", "fsspec"):
+        try:
+            import_module(name)
+        except ImportError as err:
+            raise ReleaseMissing(f"{err.name} is not installed: pip install 'edge-inspect[cloud]'") from err
+
+
+def open_places(url: str, staged: str | None, break_lock: bool = False) -> tuple[Store, Store]:
+    """The repository and where its changes wait."""
+    need_release()
+    from cloud_inspect.release.store import open_store
+
+    places = open_store(url), open_store(staged or f"{url.rstrip('/')}/staged")
+    if break_lock:
+        for place in places:
+            place.break_lock()
+    return places
+
+
+def open_change(url: str, staged: str | None) -> Change:
+    store, waiting = open_places(url, staged)
+    from cloud_inspect.release.changes import Change
+    from cloud_inspect.release.repository import utc_now
+
+    return Change(store, waiting, utc_now())
+
+
+def signers_of(references: Sequence[str], passphrase_file: Path | None) -> list[Signer]:
+    """Raises BadKey; also when there is none."""
+    from cloud_inspect.release.keys import open_signers, read_passphrase
+
+    if not references:
+        raise BadKey("key-missing", "no key given: --key FILE or pkcs11: URI")
+    return open_signers(references, read_passphrase(passphrase_file))
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Progress]:
+    """A bar of bytes on stderr."""
+    from cloud_inspect.release.store import Progress
+
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    shown = RichProgress(*columns, console=_err, transient=True, disable=not _err.is_terminal)
+    task = shown.add_task(what, total=None)
+
+    class Bar(Progress):
+        def expect(self, total_bytes: int) -> None:
+            shown.update(task, total=total_bytes)
+            shown.start()
+
+        def advance(self, name: str, more_bytes: int) -> None:
+            shown.update(task, description=f"{what} {name.rpartition('/')[2][-40:]}", advance=more_bytes)
+
+    try:
+        yield Bar()
+    finally:
+        if shown.live.is_started:
+            shown.stop()
+
+
+def show_signed(signed: Signed, as_json: bool) -> None:
+    """What is staged now, who signed it, who has yet to."""
+    found: dict[str, Any] = {
+        "role": signed.role,
+        "version": signed.version,
+        "signed_by": list(signed.signed_by),
+        "missing": list(signed.missing),
+        "rollouts": [rollout.model_dump(mode="json") for rollout in signed.rollouts],
+    }
+    if as_json:
+        emit(found)
+        return
+    for rollout in signed.rollouts:
+        revoked = f", revokes {len(rollout.revoked)}" if rollout.revoked else ""
+        typer.echo(
+            f"{rollout.action}: {rollout.product}, channel {rollout.channel}, sequence {rollout.sequence}: "
+            f"{rollout.model.name} {rollout.model.version} {rollout.model.digest[:19]}{revoked}"
+        )
+    typer.echo(f"staged: {signed.role} version {signed.version}, signed by {', '.join(signed.signed_by) or 'nobody'}")
+    for line in signed.missing:
+        typer.echo(f"missing: {line}")
+    if not signed.missing:
+        typer.echo("next: cloud-inspect release publish")
+
+
+def warn_of_expiry(state: State) -> list[str]:
+    """Said on stderr."""
+    from cloud_inspect.release.publish import expiring
+    from cloud_inspect.release.repository import utc_now
+
+    lines = expiring(state, utc_now())
+    for line in lines:
+        _err.print(f"warning: {line}", highlight=False, soft_wrap=True)
+    return lines

@@ -1,0 +1,183 @@
+"""`release serve`, `resign`, `export`, `announce`: how releases reach the devices."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cloud_inspect.cli.options import (
+    Ca,
+    Cert,
+    Key,
+    MqttUrl,
+    PasswordFile,
+    SettingsFile,
+    Username,
+    need_cloud,
+    settings_from,
+)
+from cloud_inspect.cli.output import AsJson, configure_log, emit, finish
+from cloud_inspect.cli.release_options import (
+    BreakLock,
+    OnlineKeys,
+    PassphraseFile,
+    Product,
+    Url,
+    bar,
+    open_places,
+    signers_of,
+    warn_of_expiry,
+)
+from cloud_inspect.errors import BadRelease
+
+EverySeconds = Annotated[float, typer.Option("--every", min=1, help="Seconds between looks whether it is time.")]
+
+
+def add(family: typer.Typer) -> None:
+    for command in (serve, resign, export, announce):
+        family.command()(command)
+
+
+def serve(
+    folder: Annotated[Path, typer.Argument(help="The repository's folder.", metavar="FOLDER")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
+    connections: Annotated[int, typer.Option(min=1, max=1000, help="At most so many at a time.")] = 32,
+    resign_: Annotated[bool, typer.Option("--resign", help="Sign snapshot and timestamp again in time.")] = False,
+    online_key: OnlineKeys = [],  # noqa: B006
+    passphrase_file: PassphraseFile = None,
+    every: EverySeconds = 600.0,
+    json_: AsJson = False,
+) -> None:
+    """Serve a repository over HTTP to a small plant, with byte ranges; only metadata/ and targets/ are reachable.
+
+    Example: cloud-inspect release serve /srv/models --host 0.0.0.0 --resign --online-key ~/keys/online
+    """
+    store, _ = open_places(str(folder), None)
+    from cloud_inspect.release.publish import keep_signed
+    from cloud_inspect.release.repository import load, utc_now
+    from cloud_inspect.release.serve import ReleaseServer
+
+    if not folder.is_dir():
+        raise BadRelease("not-a-folder", f"{folder}: only a folder can be served")
+    warn_of_expiry(load(store))
+    configure_log()
+    stop = threading.Event()
+    signer = None
+    if resign_:
+        signers = signers_of(online_key, passphrase_file)
+        signer = threading.Thread(target=keep_signed, args=(store, signers, utc_now, stop, every), name="resign")
+    with ReleaseServer(folder, host, port, most_connections=connections) as server:
+
+        def leave(*_: object) -> None:
+            threading.Thread(target=server.shutdown, name="leave").start()  # shutdown waits for serve_forever
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, leave)
+        if signer is not None:
+            signer.start()
+        typer.echo(f"serving {folder} at {server.url}", err=json_)
+        if json_:
+            emit({"url": server.url, "folder": str(folder)})
+        try:
+            server.serve_forever(poll_interval=0.2)
+        finally:
+            stop.set()
+            if signer is not None:
+                signer.join()
+
+
+def resign(
+    url: Url,
+    online_key: OnlineKeys,
+    passphrase_file: PassphraseFile = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and sign again whenever it is time.")] = False,
+    every: EverySeconds = 600.0,
+    force: Annotated[bool, typer.Option("--force", help="Also where it is not time yet.")] = False,
+    break_lock: BreakLock = False,
+    json_: AsJson = False,
+) -> None:
+    """Sign snapshot and timestamp again once half their time is over. Needs no offline key.
+
+    Example: cloud-inspect release resign /srv/models --online-key ~/keys/online --watch
+    """
+    store, _ = open_places(url, None, break_lock)
+    from cloud_inspect.release import publish
+    from cloud_inspect.release.repository import load, utc_now
+
+    signers = signers_of(online_key, passphrase_file)
+    if watch:
+        configure_log()
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        publish.keep_signed(store, signers, utc_now, stop, every)
+        return finish({"watched": url}, json_)
+    done = publish.resign(store, signers, utc_now(), force=force)
+    warnings = warn_of_expiry(load(store))
+    if json_:
+        return emit({"roles": done, "warnings": warnings})
+    return typer.echo(
+        "signed again: " + (", ".join(f"{one} {version}" for one, version in done.items()) or "none was due")
+    )
+
+
+def export(
+    url: Url,
+    usb: Annotated[Path, typer.Option(help="Folder of the mounted stick.", metavar="DIR")],
+    product: Product,
+    channel: Annotated[str | None, typer.Option(help="Only this channel.")] = None,
+    json_: AsJson = False,
+) -> None:
+    """Copy what devices need of a product onto a stick, verified and synced: `edge-inspect model import DIR` takes it.
+
+    Example: cloud-inspect release export /srv/models --usb /media/stick --product metal-plate
+    """
+    store, _ = open_places(url, None)
+    from cloud_inspect.release import export as exporting
+
+    with bar("export") as progress:
+        done = exporting.export(store, usb, product, channel, progress)
+    found = {"files": done.files, "bytes": done.bytes, "expires": f"{done.expires:%Y-%m-%dT%H:%M:%SZ}"}
+    finish({"usb": str(usb), "product": product, "channels": done.channels} | found, json_)
+
+
+def announce(
+    url: Url,
+    product: Product,
+    device: Annotated[list[str], typer.Option(help="Device to tell. May be repeated.", metavar="SITE/LINE/DEVICE")],
+    channel: Annotated[str, typer.Option(help="The channel those devices follow.")] = "stable",
+    mqtt: MqttUrl = None,
+    config: SettingsFile = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    username: Username = None,
+    password_file: PasswordFile = None,
+    json_: AsJson = False,
+) -> None:
+    """Tell devices that there is a rollout, a hint: trust is in the signatures.
+
+    Example: cloud-inspect release announce URL --product metal-plate --device plant1/press-4/edge-17 --mqtt mqtt://broker
+    """
+    need_cloud()
+    store, _ = open_places(url, None)
+    from cloud_inspect.release import announce as announcing
+    from cloud_inspect.release.repository import load
+    from cloud_inspect.release.staging import rollouts
+
+    devices = announcing.devices_of(device)
+    settings = settings_from(
+        config, None, url=mqtt, ca=ca, cert=cert, key=key, username=username, password_file=password_file
+    )
+    found = rollouts(product, load(store).product(product), store)
+    if channel not in found:
+        raise BadRelease("unknown-channel", f"channel {channel}: {product} has: {', '.join(found) or 'none'}")
+    told, heard = asyncio.run(announcing.announce(settings.mqtt, found[channel], devices))
+    left_out = [one for one in device if one not in told]
+    finish({"told": told, "listening": heard, "not_concerned": left_out, "sequence": found[channel].sequence}, json_)

@@ -1,0 +1,252 @@
+"""What a product's signers may want: release a package, move a released one on, revoke one, renew, add a signature.
+
+1. A name and version stand for one set of bytes, for ever. Going to an older version must be said (`rollback`).
+2. A rollout's sequence is the channel's last + 1; what was revoked stays revoked in every later rollout of the product.
+3. Nothing here publishes: each change is staged, signed with the keys at hand, and says who still has to sign.
+
+    change = Change(store, staged, now)
+    signed = change.release("metal-plate", wish, package, signers)
+    signed.missing                      # () when it may be published
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO
+
+from securesystemslib.signer import Signer
+from tuf.api.metadata import TargetFile, Targets
+
+from cloud_inspect.errors import BadKey, BadRelease
+from cloud_inspect.release.keys import name_of
+from cloud_inspect.release.layout import ONLINE_ROLES, PRODUCT, product_of, product_role, target_file
+from cloud_inspect.release.packages import Package
+from cloud_inspect.release.repository import Draft, State, load
+from cloud_inspect.release.rollouts import Wish, make_revoking, make_rollout, refuse_unfit
+from cloud_inspect.release.staging import Staging, refuse_bad_change, rollouts
+from cloud_inspect.release.store import QUIET, Progress, Store
+from edge_wire.release import ReleasedModel, Rollout, channel_target, file_target
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A staged change after somebody signed it."""
+
+    role: str
+    version: int
+    signed_by: tuple[str, ...]
+    """Names of the keys that signed now."""
+    missing: tuple[str, ...]
+    """A line for each role that still lacks signatures; empty when it may be published."""
+    rollouts: tuple[Rollout, ...] = ()
+
+
+class Change:
+    """One signer at work on what is staged. Every method raises BadRelease, BadKey, StoreGone."""
+
+    def __init__(self, store: Store, staged: Store, now: datetime, trusted_root: bytes | None = None) -> None:
+        self._store, self._now = store, now
+        self.staging = Staging(staged)
+        self._trusted = trusted_root
+
+    def state(self) -> State:
+        return load(self._store, self._trusted, self.staging.root())
+
+    def release(
+        self,
+        product: str,
+        wish: Wish,
+        package: Package | ReleasedModel,
+        signers: Sequence[Signer],
+        progress: Progress = QUIET,
+    ) -> Signed:
+        """Stage a rollout of a package, or of one that is released already.
+
+        Staged just so already: adds the signature.
+        """
+        with self.staging.store.lock():
+            state = self.state()
+            targets = state.product(product)
+            last = rollouts(product, targets, self._store)
+            model = package.model if isinstance(package, Package) else package
+            if self._staged_already(product, wish, model):
+                return self._countersign(state, product_role(product), signers)
+            self.refuse_other_change(state)
+            refuse_unfit(product, wish, model, targets, last)
+            rollout = make_rollout(product, wish, model, last, self._now)
+            draft = self._draft_of(state, product_role(product), signers)
+            files: dict[str, Opener] = {}
+            with draft.edit_targets(product_role(product)) as edited:
+                if isinstance(package, Package):
+                    files |= _add_package(edited, product, package)
+                files |= _add_rollout(edited, rollout)
+            return self._stage(draft, product_role(product), files, (rollout,), progress)
+
+    def revoke(
+        self, product: str, model: ReleasedModel, wish: Wish, signers: Sequence[Signer], to: ReleasedModel | None = None
+    ) -> Signed:
+        """Every channel of the product gets a rollout that revokes the package, and names `to` where it ran."""
+        with self.staging.store.lock():
+            state = self.state()
+            self.refuse_other_change(state)
+            targets = state.product(product)
+            last = rollouts(product, targets, self._store)
+            if not last:
+                raise BadRelease("unknown-channel", f"product {product}: no channel yet, so nobody was offered it")
+            made = tuple(make_revoking(one, model, wish, to, last, self._now) for one in last.values())
+            draft = self._draft_of(state, product_role(product), signers)
+            files: dict[str, Opener] = {}
+            with draft.edit_targets(product_role(product)) as edited:
+                for rollout in made:
+                    files |= _add_rollout(edited, rollout)
+            return self._stage(draft, product_role(product), files, made)
+
+    def renew(self, role: str, signers: Sequence[Signer]) -> Signed:
+        """The same metadata with a new expiry: root, targets or a product, once a year or so."""
+        with self.staging.store.lock():
+            state = self.state()
+            _refuse_unknown_role(state, role)
+            self.refuse_other_change(state)
+            draft = self._draft_of(state, role, signers)
+            with draft.edit(role):
+                pass
+            return self._stage(draft, role, {})
+
+    def countersign(self, role: str, signers: Sequence[Signer]) -> Signed:
+        """Add signatures to what is staged; all of it is checked first."""
+        with self.staging.store.lock():
+            return self._countersign(self.state(), role, signers)
+
+    def discard(self) -> None:
+        with self.staging.store.lock():
+            self.staging.clear()
+
+    def staged_rollouts(self, product: str) -> tuple[Rollout, ...]:
+        """What the staged change would tell the devices, for those who are to sign it."""
+        draft = Draft(self.state(), (), self._now)
+        self.staging.overlay(draft)
+        return self._rollouts_of(draft, product_role(product))
+
+    def stage(self, draft: Draft, role: str) -> Signed:
+        """For changes of roles, which are made elsewhere; the caller holds the lock."""
+        return self._stage(draft, role, {})
+
+    def draft(self, state: State, signers: Sequence[Signer]) -> Draft:
+        """For changes of roles too."""
+        return Draft(state, signers, self._now)
+
+    def _countersign(self, state: State, role: str, signers: Sequence[Signer]) -> Signed:
+        draft = Draft(state, signers, self._now)
+        self.staging.overlay(draft)
+        if role not in draft.changed:
+            staged = ", ".join(draft.changed) or "nothing"
+            raise BadRelease("nothing-staged", f"{self.staging.store.url}: no change of {role}; staged: {staged}")
+        refuse_bad_change(draft, self.staging.store, self._store)
+        _refuse_strangers(draft, role, signers)
+        names = draft.sign(role)
+        self.staging.write(role, draft.changed[role])
+        return _signed(draft, role, names, self._rollouts_of(draft, role))
+
+    def _rollouts_of(self, draft: Draft, role: str) -> tuple[Rollout, ...]:
+        if not role.startswith(PRODUCT) or role not in draft.changed:
+            return ()
+        product, stores = product_of(role), (self.staging.store, self._store)
+        before = draft.base.product(product) if product in draft.base.products else Targets()
+        last = rollouts(product, before, self._store)
+        now = rollouts(product, draft.state.product(product), *stores)
+        return tuple(one for channel, one in now.items() if one != last.get(channel))
+
+    def _staged_already(self, product: str, wish: Wish, model: ReleasedModel) -> bool:
+        return any(
+            (one.channel, one.model, one.audience, one.shadow, one.trial, one.action == "rollback")
+            == (wish.channel, model, wish.audience, wish.shadow, wish.trial, wish.rollback)
+            for one in self.staged_rollouts(product)
+        )
+
+    def refuse_other_change(self, state: State) -> None:
+        """One change at a time is staged. Raises BadRelease (`staged`)."""
+        draft = Draft(state, (), self._now)
+        self.staging.overlay(draft)
+        if draft.changed:
+            raise BadRelease(
+                "staged",
+                f"{self.staging.store.url}: a change of {', '.join(draft.changed)} waits there: "
+                "publish it, or drop it by `sign --discard`",
+            )
+
+    def _draft_of(self, state: State, role: str, signers: Sequence[Signer]) -> Draft:
+        draft = Draft(state, signers, self._now)
+        _refuse_strangers(draft, role, signers)
+        return draft
+
+    def _stage(
+        self,
+        draft: Draft,
+        role: str,
+        files: dict[str, Opener],
+        made: tuple[Rollout, ...] = (),
+        progress: Progress = QUIET,
+    ) -> Signed:
+        """Files first, metadata last, so that what is staged is whole."""
+        staged = self.staging.store
+        self.staging.clear()
+        if files:
+            targets = draft.state.product(product_of(role)).targets
+            progress.expect(sum(targets[path].length for path in files))
+            for path, open_file in files.items():
+                info = targets[path]
+                with open_file() as source:
+                    staged.copy_in(target_file(info), source, info.length, info.hashes["sha256"], progress)
+        refuse_bad_change(draft, staged, self._store)
+        for changed, metadata in draft.changed.items():
+            self.staging.write(changed, metadata)
+        keys = draft.keys(role)
+        return _signed(draft, role, [one for one in draft.changed[role].signatures if one in keys], made)
+
+
+Opener = Callable[[], AbstractContextManager[IO[bytes]]]
+
+
+def _refuse_unknown_role(state: State, role: str) -> None:
+    allowed = [one for one in state.roles if one not in ONLINE_ROLES]
+    if role not in allowed:
+        raise BadRelease("unknown-role", f"role {role}: allowed: {', '.join(allowed)}")
+
+
+def _refuse_strangers(draft: Draft, role: str, signers: Sequence[Signer]) -> None:
+    wanted = draft.keys(role)
+    for signer in signers:
+        if signer.public_key.keyid not in wanted:
+            names = ", ".join(sorted(name_of(key) for key in wanted.values()))
+            raise BadKey(
+                "key-not-of-role", f"key {signer.public_key.keyid[:12]}: does not sign for {role}; its keys: {names}"
+            )
+
+
+def _add_package(targets: Targets, product: str, package: Package) -> dict[str, Opener]:
+    """Every file of the package as a target; who opens those that are new."""
+    openers: dict[str, Opener] = {}
+    for file in package.files:
+        path = file_target(product, package.model.name, package.model.version, file.name)
+        if path not in targets.targets:
+            openers[path] = file.open
+        targets.targets[path] = TargetFile(file.length, {"sha256": file.sha256}, path)
+    return openers
+
+
+def _add_rollout(targets: Targets, rollout: Rollout) -> dict[str, Opener]:
+    content = (rollout.model_dump_json(indent=2) + "\n").encode()
+    path = channel_target(rollout.product, rollout.channel)
+    targets.targets[path] = TargetFile.from_data(path, content, ["sha256"])
+    return {path: lambda: io.BytesIO(content)}
+
+
+def _signed(draft: Draft, role: str, keyids: Sequence[str], made: tuple[Rollout, ...]) -> Signed:
+    keys = draft.keys(role)
+    missing = tuple(dict.fromkeys(line for one in draft.changed for line in draft.missing(one)))
+    names = tuple(name_of(keys[one]) for one in keyids)
+    return Signed(role, draft.changed[role].signed.version, names, missing, made)

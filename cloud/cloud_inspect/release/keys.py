@@ -1,0 +1,146 @@
+"""Signing keys: ed25519 in files, or on a PKCS#11 token.
+
+1. A private key file is made with mode 0600, never over another file, and is encrypted when a passphrase is given. Its
+   public half lies beside it as `.pub`, for those who only have to name it.
+2. A key is its public half: the key id follows from it, so a file, a copy of it and the token all are the same key.
+3. Nothing here prints or returns a passphrase or a PIN.
+
+    signer = open_signer("keys/root-1.pem", passphrase)
+    public = read_public("keys/root-2.pub")
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
+
+from cloud_inspect.errors import BadKey, StoreGone
+from cloud_inspect.release.layout import KEY_NAME
+from cloud_inspect.release.tokens import is_token, open_token
+
+MOST_KEY_BYTES = 64 * 1024
+
+
+def make_key(path: Path, passphrase: bytes | None = None) -> SSlibKey:
+    """Write a new private key and, beside it, `.pub`. Raises BadKey (`key-exists`), StoreGone."""
+    private = Ed25519PrivateKey.generate()
+    encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    _write_new(path, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption), 0o600)
+    _write_new(path.with_suffix(".pub"), public, 0o644)
+    return _named(SSlibKey.from_crypto(private.public_key()), path.stem)
+
+
+def read_public(reference: str, passphrase: bytes | None = None) -> SSlibKey:
+    """The public half of a `.pub` file, a private key file or a `pkcs11:` URI. Raises BadKey."""
+    if is_token(reference) or not reference.endswith(".pub"):
+        return _named(_public(open_signer(reference, passphrase)), _stem(reference))
+    content = _read(Path(reference))
+    try:
+        return _named(SSlibKey.from_crypto(load_pem_public_key(content)), _stem(reference))
+    except (ValueError, UnsupportedAlgorithm) as err:
+        raise BadKey("key-unreadable", f"{reference}: is no public key in PEM") from err
+
+
+def open_signer(reference: str, passphrase: bytes | None = None) -> Signer:
+    """A private key file, or a `pkcs11:` URI whose PIN is the passphrase.
+
+    Raises BadKey: `key-missing`, `passphrase-missing`, `wrong-passphrase`, `key-unreadable`, `pkcs11-...`.
+    """
+    if is_token(reference):
+        return open_token(reference, passphrase)
+    content = _read(Path(reference))
+    encrypted = b"ENCRYPTED" in content
+    if encrypted and not passphrase:
+        raise BadKey("passphrase-missing", f"{reference}: is encrypted; give --passphrase-file")
+    try:
+        return CryptoSigner(load_pem_private_key(content, passphrase if encrypted else None))
+    except (ValueError, TypeError, UnsupportedAlgorithm) as err:
+        if encrypted:
+            raise BadKey("wrong-passphrase", f"{reference}: the passphrase does not open it") from err
+        raise BadKey("key-unreadable", f"{reference}: is no private key in PEM (ed25519, ECDSA or RSA)") from err
+
+
+def open_signers(references: Iterable[str], passphrase: bytes | None = None) -> list[Signer]:
+    """The same for several; a folder stands for every `.pem` in it."""
+    signers: list[Signer] = []
+    for reference in references:
+        path = Path(reference)
+        if not is_token(reference) and path.is_dir():
+            found = sorted(str(one) for one in path.glob("*.pem"))
+            if not found:
+                raise BadKey("key-missing", f"{reference}: no key (.pem) in this folder")
+            signers += [open_signer(one, passphrase) for one in found]
+        else:
+            signers.append(open_signer(reference, passphrase))
+    return signers
+
+
+def read_passphrase(path: Path | None) -> bytes | None:
+    """The first line of the file."""
+    if path is None:
+        return None
+    line = (_read(path).splitlines() or [b""])[0]
+    if not line:
+        raise BadKey("passphrase-missing", f"{path}: is empty; allowed: one line")
+    return line
+
+
+def name_of(key: Key) -> str:
+    """What people call it, else the beginning of its id."""
+    name = key.unrecognized_fields.get(KEY_NAME)
+    short = key.keyid[:12]
+    return f"{name} ({short})" if isinstance(name, str) and name else short
+
+
+def _named(key: SSlibKey, name: str) -> SSlibKey:
+    key.unrecognized_fields[KEY_NAME] = name
+    return key
+
+
+def _public(signer: Signer) -> SSlibKey:
+    key = signer.public_key
+    assert isinstance(key, SSlibKey)
+    return key
+
+
+def _stem(reference: str) -> str:
+    return "token" if is_token(reference) else Path(reference).stem
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MOST_KEY_BYTES)
+    except FileNotFoundError as err:
+        raise BadKey("key-missing", f"{path}: no such file") from err
+    except OSError as err:
+        raise BadKey("key-unreadable", f"{path}: {err.strerror}") from err
+
+
+def _write_new(path: Path, content: bytes, mode: int) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError as err:
+        raise BadKey("key-exists", f"{path}: is there already; a key is never written over") from err
+    except OSError as err:
+        raise StoreGone("store-gone", f"{path}: {err.strerror}") from err

@@ -1,0 +1,74 @@
+"""A model package as it is about to be released: every file it consists of, measured.
+
+1. What the manifest names and nothing else is released; a note lying beside it stays at home.
+2. Sizes and digests are taken from the files and must be the manifest's. No link, no pipe.
+
+    package = read_package(Path("metal-plate/1.1.0"))
+    package.model.digest          # of manifest.json, which holds the digests of all others
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pydantic import ValidationError
+
+from cloud_inspect.errors import BadRelease
+from cloud_inspect.release.store import measure
+from edge_wire.manifest import MANIFEST_NAME, Manifest
+from edge_wire.release import ReleasedModel
+
+
+@dataclass(frozen=True)
+class PackageFile:
+    name: str
+    path: Path
+    length: int
+    sha256: str
+
+    def open(self) -> IO[bytes]:
+        return self.path.open("rb")
+
+
+@dataclass(frozen=True)
+class Package:
+    model: ReleasedModel
+    files: tuple[PackageFile, ...]
+    """manifest.json is the first."""
+
+
+def read_package(folder: Path) -> Package:
+    """Raises BadRelease: `package-missing`, `manifest-wrong`, `file-missing`, `size-mismatch`, `digest-mismatch`."""
+    if not folder.is_dir():
+        raise BadRelease("package-missing", f"{folder}: no such folder")
+    found = _measured(folder, MANIFEST_NAME)
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST_NAME).read_bytes())
+    except ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"])) or "whole"
+        raise BadRelease("manifest-wrong", f"{folder / MANIFEST_NAME}: {key}: {first['msg']}") from err
+    files = [found]
+    for told in manifest.files():
+        file = _measured(folder, told.file)
+        if file.length != told.size_bytes:
+            raise BadRelease("size-mismatch", f"{file.path}: {file.length} bytes, the manifest says {told.size_bytes}")
+        if file.sha256 != told.sha256:
+            raise BadRelease("digest-mismatch", f"{file.path}: SHA-256 is not the manifest's")
+        files.append(file)
+    model = ReleasedModel(name=manifest.name, version=manifest.version, digest=f"sha256:{found.sha256}")
+    return Package(model, tuple(files))
+
+
+def _measured(folder: Path, name: str) -> PackageFile:
+    path = folder / name
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise BadRelease("file-not-regular", f"{path}: is no regular file")
+        with path.open("rb") as file:
+            return PackageFile(name, path, *measure(file))
+    except OSError as err:
+        raise BadRelease("file-missing", f"{path}: {err.strerror}") from err

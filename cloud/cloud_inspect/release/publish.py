@@ -1,0 +1,181 @@
+"""What makes a staged change real, and keeps a repository alive: publish, resign.
+
+1. Readers see the old release or the new one, never a mixture: files first, then metadata under new names, then
+   `timestamp.json` in one go, then a new root if there is one. A root comes last because all that came before is
+   signed by the keys of both.
+2. Interrupted anywhere, publishing can be repeated: what is there already is left alone, what is staged stays staged
+   until all is done.
+3. Nothing is published that a fresh client would refuse: every threshold is met, nothing has expired.
+4. Resigning needs the online keys only, and changes neither targets nor root.
+
+    publish(store, staged, signers, now)
+    resign(store, signers, now)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from threading import Event
+
+import structlog
+from securesystemslib.signer import Signer
+from tuf.api.metadata import TargetFile
+
+from cloud_inspect.errors import BadKey, BadRelease, StoreGone
+from cloud_inspect.release.layout import (
+    ONLINE_ROLES,
+    PRODUCT,
+    ROOT,
+    SNAPSHOT,
+    TIMESTAMP,
+    lifetime,
+    metadata_file,
+    product_of,
+    target_file,
+)
+from cloud_inspect.release.repository import Draft, State, load
+from cloud_inspect.release.staging import Staging, refuse_bad_change
+from cloud_inspect.release.store import QUIET, Progress, Store, holds
+
+_log = structlog.get_logger()
+RENEW_AT = 0.5
+"""Online roles are signed again when less than this share of their lifetime is left."""
+WARN_BEFORE = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class Published:
+    roles: dict[str, int]
+    """Role -> version, of all metadata that is new."""
+    files: int
+    bytes: int
+
+
+def publish(
+    store: Store,
+    staged: Store,
+    signers: Sequence[Signer],
+    now: datetime,
+    *,
+    old_keys_lost: bool = False,
+    progress: Progress = QUIET,
+) -> Published:
+    """Publish all that is staged.
+
+    `old_keys_lost`: a rotated role is signed by its new keys only; for the time of one write some devices find nothing.
+    Raises BadRelease (`nothing-staged`, `threshold`, `expired`, ... or what `refuse_bad_change` says), StoreGone.
+    """
+    staging = Staging(staged)
+    with store.lock(), staged.lock():
+        state = load(store, next_root=staging.root())
+        draft = Draft(state, signers, now)
+        if not staging.overlay(draft):
+            raise BadRelease("nothing-staged", f"{staged.url}: nothing waits to be published")
+        refuse_bad_change(draft, staged, store)
+        _refuse_unsigned(draft, draft.changed, old_keys_lost)
+        draft.do_snapshot()
+        draft.do_timestamp()
+        _refuse_unsigned(draft, ONLINE_ROLES, old_keys_lost)
+        draft.state.refuse_expired(now)
+        files = new_files(draft)
+        progress.expect(sum(info.length for info in files))
+        for info in files:
+            _upload(info, staged, store, progress)
+        write_metadata(draft, store)
+        staging.clear()
+    versions = {role: metadata.signed.version for role, metadata in draft.changed.items()}
+    return Published(versions, len(files), sum(info.length for info in files))
+
+
+def resign(store: Store, signers: Sequence[Signer], now: datetime, *, force: bool = False) -> dict[str, int]:
+    """Sign snapshot and timestamp again where their time is half over: role -> new version; empty when none was due.
+
+    Raises BadRelease (`threshold`), StoreGone.
+    """
+    with store.lock():
+        state = load(store)
+        due = [role for role in ONLINE_ROLES if force or _is_due(state, role, now)]
+        if not due:
+            return {}
+        draft = Draft(state, signers, now)
+        if SNAPSHOT in due:
+            draft.do_snapshot(force=True)
+        draft.do_timestamp(force=True)
+        _refuse_unsigned(draft, ONLINE_ROLES, False)
+        write_metadata(draft, store)
+    return {role: metadata.signed.version for role, metadata in draft.changed.items()}
+
+
+def keep_signed(
+    store: Store, signers: Sequence[Signer], clock: Callable[[], datetime], stop: Event, every_s: float = 600.0
+) -> None:
+    """`resign` until `stop`: a busy or absent store and refusals are logged once and tried again."""
+    trouble = ""
+    while True:
+        try:
+            done = resign(store, signers, clock())
+            if done:
+                _log.info("signed again", **done)
+            if trouble:
+                _log.info("signing works again")
+            trouble = ""
+        except (StoreGone, BadRelease, BadKey) as err:
+            if str(err) != trouble:
+                _log.error("cannot sign", why=str(err))
+            trouble = str(err)
+        if stop.wait(every_s):
+            return
+
+
+def expiring(state: State, now: datetime) -> list[str]:
+    """A line for each role that people must see to: expired, or within 30 days; online ones when they are past half."""
+    lines = []
+    for role, metadata in state.roles.items():
+        left = metadata.signed.expires - now
+        if left <= timedelta(0):
+            lines.append(f"{role}: expired {metadata.signed.expires:%Y-%m-%d %H:%M} UTC")
+        elif left < min(WARN_BEFORE, lifetime(role) / 4):
+            lines.append(f"{role}: expires {metadata.signed.expires:%Y-%m-%d %H:%M} UTC")
+    return lines
+
+
+def new_files(draft: Draft) -> list[TargetFile]:
+    """Targets that the draft adds or changes."""
+    found = []
+    for role in draft.changed:
+        if role.startswith(PRODUCT):
+            product = product_of(role)
+            old = draft.base.product(product).targets if product in draft.base.products else {}
+            found += [one for path, one in draft.state.product(product).targets.items() if old.get(path) != one]
+    return found
+
+
+def write_metadata(draft: Draft, store: Store) -> None:
+    """In the order that keeps readers whole at every step."""
+    last = (SNAPSHOT, TIMESTAMP, ROOT)
+    order = [role for role in draft.changed if role not in last] + [role for role in last if role in draft.changed]
+    for role in order:
+        metadata = draft.changed[role]
+        store.write(metadata_file(role, metadata.signed.version), metadata.to_bytes())
+
+
+def _upload(info: TargetFile, staged: Store, store: Store, progress: Progress) -> None:
+    name, sha256 = target_file(info), info.hashes["sha256"]
+    if holds(store, name, info.length, sha256):
+        progress.advance(name, info.length)
+        return
+    with staged.open(name) as source:
+        store.copy_in(name, source, info.length, sha256, progress)
+
+
+def _refuse_unsigned(draft: Draft, roles: Iterable[str], old_keys_lost: bool) -> None:
+    for role in roles:
+        if role in draft.changed:
+            for line in draft.missing(role, old_keys=role == ROOT or not old_keys_lost):
+                raise BadRelease("threshold", line)
+
+
+def _is_due(state: State, role: str, now: datetime) -> bool:
+    return state.roles[role].signed.expires - now < lifetime(role) * RENEW_AT

@@ -1,0 +1,162 @@
+"""What a rollout shall say: from a wish, and from what its channel said last.
+
+1. `sequence` is the channel's last + 1. What any channel of the product revoked stays revoked in every later rollout.
+2. A name and version stand for one set of bytes, for ever; an older version must be asked for as a rollback.
+
+    make_rollout("metal-plate", make_wish("stable", "anna", most_new_ng=0.02), model, last, now)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+from tuf.api.metadata import Targets
+
+from cloud_inspect.errors import BadRelease
+from cloud_inspect.release.layout import whole_second
+from edge_wire.manifest import MANIFEST_NAME
+from edge_wire.release import Audience, ReleasedModel, Rollout, ShadowLimits, TrialLimits, file_target
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a package shall be rolled out."""
+
+    channel: str
+    released_by: str
+    reason: str = ""
+    audience: Audience = field(default_factory=Audience)
+    shadow: ShadowLimits = field(default_factory=ShadowLimits)
+    trial: TrialLimits = field(default_factory=TrialLimits)
+    rollback: bool = False
+
+
+def make_wish(
+    channel: str,
+    released_by: str,
+    *,
+    reason: str = "",
+    rollback: bool = False,
+    audience: dict[str, Any] | None = None,
+    shadow: dict[str, Any] | None = None,
+    trial: dict[str, Any] | None = None,
+) -> Wish:
+    """From loose parts; None among them is left to its default. Raises BadRelease (`rollout-refused`)."""
+    try:
+        return Wish(
+            channel,
+            released_by,
+            reason,
+            Audience(**_said(audience)),
+            ShadowLimits(**_said(shadow)),
+            TrialLimits(**_said(trial)),
+            rollback,
+        )
+    except ValidationError as err:
+        raise _refused(err) from err
+
+
+def released(product: str, targets: Targets, name: str, version: str) -> ReleasedModel:
+    """A package that is in the repository. Raises BadRelease (`unknown-model`), which names those there are."""
+    info = targets.targets.get(file_target(product, name, version, MANIFEST_NAME))
+    if info is None:
+        known = sorted(
+            f"{one.split('/')[1]}/{one.split('/')[2]}" for one in targets.targets if one.endswith(MANIFEST_NAME)
+        )
+        raise BadRelease(
+            "unknown-model", f"{name}/{version}: not released; {product} has: {', '.join(known) or 'none'}"
+        )
+    return ReleasedModel(name=name, version=version, digest=f"sha256:{info.hashes['sha256']}")
+
+
+def make_rollout(
+    product: str,
+    wish: Wish,
+    model: ReleasedModel,
+    last: dict[str, Rollout],
+    now: datetime,
+    revoked: Sequence[str] = (),
+) -> Rollout:
+    """The channel's next one. Raises BadRelease (`rollout-refused`): which field, and what is allowed."""
+    before = last.get(wish.channel)
+    try:
+        return Rollout(
+            product=product,
+            channel=wish.channel,
+            sequence=before.sequence + 1 if before else 1,
+            action="rollback" if wish.rollback else "release",
+            model=model,
+            audience=wish.audience,
+            shadow=wish.shadow,
+            trial=wish.trial,
+            revoked=tuple(sorted({*revoked, *(digest for one in last.values() for digest in one.revoked)})),
+            released_by=wish.released_by,
+            released_at=whole_second(now),
+            reason=wish.reason,
+        )
+    except ValidationError as err:
+        raise _refused(err) from err
+
+
+def version_order(version: str) -> tuple[Any, ...]:
+    """Semantic Versioning's order: 1.0.0-rc.2 < 1.0.0-rc.10 < 1.0.0."""
+    numbers, _, early = version.partition("-")
+    parts = (
+        tuple((0, int(one), "") if one.isdigit() else (1, 0, one) for one in re.split(r"\.", early)) if early else ()
+    )
+    return (*(int(one) for one in numbers.split(".")), not early, parts)
+
+
+def make_revoking(
+    one: Rollout, model: ReleasedModel, wish: Wish, to: ReleasedModel | None, last: dict[str, Rollout], now: datetime
+) -> Rollout:
+    """The channel's next one: `model` is revoked; where it ran, `to` shall run, or what each device had before."""
+    runs = to if to is not None and one.model == model else one.model
+    older = runs != one.model and version_order(runs.version) < version_order(one.model.version)
+    kept = Wish(
+        one.channel,
+        wish.released_by,
+        wish.reason,
+        one.audience,
+        one.shadow,
+        one.trial,
+        rollback=older if runs != one.model else one.action == "rollback",
+    )
+    return make_rollout(one.product, kept, runs, last, now, revoked=[model.digest])
+
+
+def refuse_unfit(product: str, wish: Wish, model: ReleasedModel, targets: Targets, last: dict[str, Rollout]) -> None:
+    """Raises BadRelease: `same-version-other-bytes`, `revoked-model`, `older-version`."""
+    info = targets.targets.get(file_target(product, model.name, model.version, MANIFEST_NAME))
+    if info is not None and f"sha256:{info.hashes['sha256']}" != model.digest:
+        raise BadRelease(
+            "same-version-other-bytes",
+            f"{model.name} {model.version}: released with digest sha256:{info.hashes['sha256'][:12]}..., "
+            f"this is {model.digest[:19]}...; raise the version",
+        )
+    if any(model.digest in one.revoked for one in last.values()):
+        raise BadRelease("revoked-model", f"{model.name} {model.version}: was revoked")
+    before = last.get(wish.channel)
+    if before is None or before.model.name != model.name:
+        return
+    older = version_order(model.version) < version_order(before.model.version)
+    if older and not wish.rollback:
+        raise BadRelease(
+            "older-version",
+            f"{model.name} {model.version}: {wish.channel} is at {before.model.version}; going back: --rollback",
+        )
+
+
+def _said(parts: dict[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (parts or {}).items() if value is not None}
+
+
+def _refused(err: ValidationError) -> BadRelease:
+    first = err.errors(include_url=False)[0]
+    field = ".".join(map(str, first["loc"]))
+    return BadRelease("rollout-refused", f"{field}: found {first['input']!r}: {first['msg']}")

@@ -1,0 +1,155 @@
+"""A change that waits for signatures: metadata with higher versions, and the files it brings along.
+
+1. It lies apart from what is served (`staged/` in the repository, or anywhere), so signers may take turns, on machines
+   of their own; every signature but the last leaves it staged.
+2. Whoever signs or publishes checks all of it first: the files' bytes, that nothing released disappeared or became
+   other bytes, that every rollout names a package that is there, one step above the last.
+3. A change made for an older state of the repository is refused, not merged.
+
+    staging = Staging(open_store(f"{url}/staged"))
+    staging.overlay(draft)
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from pydantic import ValidationError
+from tuf.api.exceptions import LengthOrHashMismatchError
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
+
+from cloud_inspect.errors import BadRelease
+from cloud_inspect.release.layout import PRODUCT, ROOT, Role, product_of, target_file
+from cloud_inspect.release.repository import Draft, State, parse
+from cloud_inspect.release.store import Store, holds, read
+from edge_wire.manifest import MANIFEST_NAME
+from edge_wire.release import CHANNELS, Rollout, channel_target, file_target
+
+
+class Staging:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def roles(self) -> list[str]:
+        return [name.removeprefix("metadata/").removesuffix(".json") for name in self.store.names("metadata")]
+
+    def read(self, role: str) -> Role | None:
+        content = read(self.store, f"metadata/{role}.json")
+        if content is None:
+            return None
+        where = f"{self.store.url}/metadata/{role}.json"
+        return parse(content, Root, where) if role == ROOT else parse(content, Targets, where)
+
+    def root(self) -> Metadata[Root] | None:
+        return cast("Metadata[Root] | None", self.read(ROOT))
+
+    def write(self, role: str, metadata: Role) -> None:
+        self.store.write(f"metadata/{role}.json", metadata.to_bytes())
+
+    def overlay(self, draft: Draft) -> list[str]:
+        """Put what is staged into the draft; the roles. Raises BadRelease (`staged-outdated`)."""
+        found = self.roles()
+        for role in found:
+            metadata = self.read(role)
+            before = draft.base.roles.get(role)
+            if metadata is None or (before is not None and before.signed == metadata.signed):
+                continue  # published already, by a run that could not clear up
+            version = metadata.signed.version
+            if version != (before.signed.version + 1 if before is not None else 1):
+                raise BadRelease(
+                    "staged-outdated",
+                    f"{self.store.url}: {role} version {version} is staged, the repository is at "
+                    f"{before.signed.version if before else 0}: drop it by --discard and sign again",
+                )
+            draft.changed[role] = metadata
+        return found
+
+    def clear(self) -> None:
+        """Metadata last: while some is there, the change is."""
+        for folder in ("targets", "metadata"):
+            for name in self.store.names(folder):
+                self.store.remove(name)
+
+
+def fetch(info: TargetFile, *stores: Store) -> bytes:
+    """A small target's bytes, verified, from the first store that has them. Raises BadRelease (`target-...`)."""
+    for store in stores:
+        content = read(store, target_file(info))
+        if content is not None:
+            try:
+                info.verify_length_and_hashes(content)
+            except LengthOrHashMismatchError as err:
+                raise BadRelease("target-changed", f"{store.url}: {info.path}: not the bytes that were signed") from err
+            return content
+    raise BadRelease("target-missing", f"{info.path}: is signed and not in {' or '.join(one.url for one in stores)}")
+
+
+def rollout_at(info: TargetFile, *stores: Store) -> Rollout:
+    """Raises BadRelease (`rollout-refused`): what it says is wrong, or it is for another channel than its name says."""
+    try:
+        rollout = Rollout.model_validate_json(fetch(info, *stores))
+    except ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        raise BadRelease("rollout-refused", f"{info.path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from err
+    if channel_target(rollout.product, rollout.channel) != info.path:
+        raise BadRelease("rollout-refused", f"{info.path}: says {rollout.product}, channel {rollout.channel}")
+    return rollout
+
+
+def rollouts(product: str, targets: Targets, *stores: Store) -> dict[str, Rollout]:
+    """What each channel of the product runs, by channel."""
+    start = f"{product}/{CHANNELS}/"
+    found = (rollout_at(info, *stores) for path, info in sorted(targets.targets.items()) if _is_channel(path, start))
+    return {one.channel: one for one in found}
+
+
+def refuse_bad_change(draft: Draft, staged: Store, store: Store) -> None:
+    """Raises BadRelease for what no signature makes right."""
+    for role in draft.changed:
+        if role.startswith(PRODUCT):
+            _refuse_bad_product(product_of(role), draft.base, draft.state, staged, store)
+
+
+def _refuse_bad_product(product: str, before: State, after: State, staged: Store, store: Store) -> None:
+    old = before.product(product) if product in before.products else Targets()
+    new = after.product(product)
+    delegations = after.targets.delegations
+    role = (delegations.roles or {}).get(f"{PRODUCT}{product}") if delegations else None
+    if role is None:
+        raise BadRelease("unknown-product", f"product {product}: nobody delegates to it")
+    for path, info in new.targets.items():
+        if not role.is_delegated_path(path):
+            raise BadRelease("target-not-of-product", f"{path}: is no name that {product} may sign")
+        if old.targets.get(path) != info:
+            _refuse_bad_target(product, path, info, old, staged, store)
+    if gone := sorted(set(old.targets) - set(new.targets)):
+        raise BadRelease("target-removed", f"{gone[0]}: was released and would disappear")
+    last = rollouts(product, old, store)
+    for channel, rollout in rollouts(product, new, staged, store).items():
+        if rollout != last.get(channel):
+            _refuse_bad_rollout(rollout, last.get(channel), new)
+
+
+def _refuse_bad_target(product: str, path: str, info: TargetFile, old: Targets, staged: Store, store: Store) -> None:
+    if path in old.targets and not _is_channel(path, f"{product}/{CHANNELS}/"):
+        raise BadRelease("same-version-other-bytes", f"{path}: is released with other bytes; raise the version")
+    if set(info.hashes) != {"sha256"}:
+        raise BadRelease("target-hash", f"{path}: hashes are {', '.join(info.hashes)}; allowed: sha256")
+    name = target_file(info)
+    if not any(holds(one, name, info.length, info.hashes["sha256"]) for one in (staged, store)):
+        raise BadRelease("target-missing", f"{path}: is not staged with the bytes that are signed")
+
+
+def _refuse_bad_rollout(rollout: Rollout, last: Rollout | None, targets: Targets) -> None:
+    where = f"{rollout.product}, channel {rollout.channel}"
+    expected = last.sequence + 1 if last else 1
+    if rollout.sequence != expected:
+        raise BadRelease("sequence", f"{where}: sequence {rollout.sequence}, must be {expected}")
+    model = rollout.model
+    manifest = targets.targets.get(file_target(rollout.product, model.name, model.version, MANIFEST_NAME))
+    if manifest is None or f"sha256:{manifest.hashes['sha256']}" != model.digest:
+        raise BadRelease("unknown-model", f"{where}: {model.name} {model.version} is not released with this digest")
+
+
+def _is_channel(path: str, start: str) -> bool:
+    return path.startswith(start) and path.endswith(".json") and "/" not in path.removeprefix(start)
