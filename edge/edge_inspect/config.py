@@ -15,7 +15,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -72,12 +72,30 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     mistakes += _credentials_not_given(written, environ)
     if not mistakes:
         config = _resolved(written, path.absolute().parent, environ)
-        mistakes = [*_missing_files(config), *_unknown_recipes(config)]
+        mistakes = [*_missing_files(_files(config)), *_unknown_recipes(config)]
+    _refuse(path, mistakes)
+    return config
+
+
+def load_for_fetching(path: Path, environ: Mapping[str, str] | None = None) -> Config:
+    """For a process that may only fetch: files of other tables (keys, passwords) are not looked for.
+
+    Raises BadConfig.
+    """
+    environ = os.environ if environ is None else environ
+    written = read_toml(path, Config)
+    mistakes = [*_writable_by_others(path)]
+    config = _resolved(written, path.absolute().parent, {"CREDENTIALS_DIRECTORY": "/nonexistent", **environ})
+    mistakes += _missing_files((key, file) for key, file in _files(config) if key.startswith("update."))
+    _refuse(path, mistakes)
+    return config
+
+
+def _refuse(path: Path, mistakes: Sequence[Mistake]) -> None:
     if mistakes:
         first, more = mistakes[0], f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
         key = f"key `{first.key}`: " if first.key else ""
         raise BadConfig(f"{path}: {key}found {first.found}, allowed: {first.allowed}{more}")
-    return config
 
 
 def broker_of(mqtt: MqttConfig) -> Broker:
@@ -302,8 +320,8 @@ def _credentials_not_given(config: Config, environ: Mapping[str, str]) -> Iterat
             yield Mistake(key, f"{_shown(path)} without $CREDENTIALS_DIRECTORY", "only where systemd loads credentials")
 
 
-def _missing_files(config: Config) -> Iterator[Mistake]:
-    for key, path in _files(config):
+def _missing_files(files: Iterable[tuple[str, Path | None]]) -> Iterator[Mistake]:
+    for key, path in files:
         if path is not None and path.is_absolute() and not (path.is_file() and os.access(path, os.R_OK)):
             what = (
                 "which may not be read"

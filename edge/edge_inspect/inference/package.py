@@ -46,7 +46,7 @@ class ModelPackage:
         if not folder.is_dir():
             raise BadModel("package-missing", f"{folder}: no such folder")
         raw = _read_manifest(folder / MANIFEST_NAME)
-        manifest = _parse(raw, folder / MANIFEST_NAME)
+        manifest = parse_manifest(raw, folder / MANIFEST_NAME)
         package = cls(folder, manifest, "sha256:" + hashlib.sha256(raw).hexdigest())
         for file in manifest.files():
             content = package.read(file)
@@ -164,7 +164,8 @@ def _read_regular(path: Path, most_bytes: int) -> bytes:
         return stream.read(most_bytes + 1)
 
 
-def _parse(raw: bytes, path: Path) -> Manifest:
+def parse_manifest(raw: bytes, path: Path) -> Manifest:
+    """The content of a manifest.json; `path` is for the message. Raises BadModel, `manifest-...`."""
     try:
         json.loads(raw, object_pairs_hook=_no_key_twice)
     except ValueError as err:

@@ -101,7 +101,7 @@ class Download:
             wait_s = backoff.next_s()
             if fruitless > limits.tries or time.monotonic() + wait_s > until_s:
                 raise gone
-            log.debug("download broke off", why=str(gone), have=self._have(), length=self._length, wait_s=wait_s)
+            log.debug("download.broke_off", why=str(gone), have=self._have(), length=self._length, wait_s=wait_s)
             if self._source.stop.wait(wait_s):
                 raise SourceGone("stopped", f"{self._url}: was stopped")
 

@@ -26,15 +26,20 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from edge_inspect.errors import NoSpace, StorageFailing, Untrusted
+import structlog
+
+from edge_inspect.errors import BadModel, NoSpace, StorageFailing, Untrusted
 from edge_inspect.update.download import parts_of
 from edge_inspect.update.durable import TEMPORARY, make_folder, move_durably, sync_file, sync_folder, translated
+
+log = structlog.get_logger()
 
 PART_SUFFIX = ".part"
 READ_ONLY = 0o444
 SLACK_BYTES = 1 << 20
 """For folders, metadata and what a file system rounds up."""
-_KEY = re.compile(r"^[0-9a-f]{64}([0-9a-f]{64})?$")
+_GOING = ".gone" + TEMPORARY
+_KEY = re.compile(r"^[0-9a-f]{32,128}$")
 _CANNOT_LINK = {errno.EPERM, errno.EMLINK, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
@@ -114,8 +119,11 @@ class Shelf:
         """
         final = self.package(digest)
         if final.is_dir():
-            check(final)
-            return final
+            try:
+                check(final)
+                return final
+            except BadModel:
+                log.warning("a package on the disk is damaged and is made anew", package=final.name)
         fresh = final.with_name(final.name + TEMPORARY)
         with translated(fresh):
             shutil.rmtree(fresh, ignore_errors=True)
@@ -129,6 +137,9 @@ class Shelf:
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
+        with translated(final):
+            if final.is_dir():
+                _remove(final)
         move_durably(fresh, final)
         return final
 
@@ -154,12 +165,12 @@ class Shelf:
 
 def _checked(key: str) -> str:
     if not _KEY.match(key):
-        raise Untrusted("target-digest", f"{key[:80]!r} is no digest, allowed: 64 or 128 hex digits in lower case")
+        raise Untrusted("target-digest", f"{key[:80]!r} is no digest, allowed: 32 to 128 hex digits in lower case")
     return key
 
 
 def _is_package(name: str) -> bool:
-    return bool(_KEY.match(name.removesuffix(TEMPORARY)))
+    return bool(_KEY.match(name.partition(".")[0]))
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -196,6 +207,7 @@ def _remove(path: Path) -> None:
     if not stat.S_ISDIR(path.lstat().st_mode):
         path.unlink()
         return
-    if not path.name.endswith(TEMPORARY):
-        path = path.rename(path.with_name(path.name + TEMPORARY))
+    if not path.name.endswith(_GOING):
+        shutil.rmtree(path.with_name(path.name + _GOING), ignore_errors=True)
+        path = path.rename(path.with_name(path.name + _GOING))
     shutil.rmtree(path)

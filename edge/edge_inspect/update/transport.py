@@ -103,11 +103,22 @@ class Throttle:
 
 
 class Source:
-    """Opens urls. `ca`: the CA that signed the server's certificate; None: the system's own list."""
+    """Opens urls. `ca`: the CA that signed the server's certificate; None: the system's own list.
 
-    def __init__(self, *, ca: Path | None, limits: FetchLimits, stop: threading.Event) -> None:
+    alive: called whenever something is asked for or comes.
+    """
+
+    def __init__(
+        self,
+        *,
+        ca: Path | None,
+        limits: FetchLimits,
+        stop: threading.Event,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
         self.limits = limits
         self.stop = stop
+        self._alive = alive
         self._ca = ca
         self._tls: ssl.SSLContext | None = None
 
@@ -117,6 +128,7 @@ class Source:
 
         until_s: moment of time.monotonic() at which the request ends.
         """
+        self._alive()
         if urlsplit(url).scheme == "file":
             with _open_file(url, start) as answer:
                 yield answer
@@ -151,6 +163,7 @@ class Source:
                     response = connection.getresponse()
 
                 def read(count: int) -> bytes:
+                    self._alive()
                     with _as_gone(url, guard):
                         return response.read1(count)
 

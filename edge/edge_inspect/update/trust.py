@@ -231,10 +231,10 @@ class ChainFetcher(FetcherInterface):
         yield found.encode()
 
 
-def check_bytes(info: TargetFile, stream: BinaryIO) -> None:
-    """Raises Untrusted (`target-digest`) unless the stream holds exactly what was signed."""
+def check_bytes(info: TargetFile, content: bytes | BinaryIO) -> None:
+    """Raises Untrusted (`target-digest`) unless it is exactly what was signed."""
     try:
-        info.verify_length_and_hashes(stream)
+        info.verify_length_and_hashes(content)
     except tuf_errors.LengthOrHashMismatchError as err:
         raise Untrusted("target-digest", f"{info.path[:200]}: {err}") from err
 

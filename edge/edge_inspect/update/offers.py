@@ -1,0 +1,75 @@
+"""What was fetched and may be taken: one file for each channel, written by whoever fetches, read by the updater.
+
+    offers/<product>-<channel>.json    the rollout as it was signed, the metadata that vouches for it, when it came
+
+1. An offer is written when its package lies whole in `packages/`, or needs none (`package` is None: the rollout only
+   says what must not run any more).
+2. It is a claim like any other: `offline.check_offline` verifies it from its own metadata before anything is done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from edge_inspect.errors import Untrusted
+from edge_inspect.update.durable import make_folder, translated, write_durably
+from edge_inspect.update.released import rollout_of
+from edge_inspect.update.shelf import Shelf
+from edge_wire.release import Rollout, channel_target
+
+MOST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    rollout: Rollout
+    content: bytes
+    """The rollout, byte for byte as it was signed."""
+    package: Path | None
+    offered_at: datetime
+    metadata: Mapping[str, str]
+    """TUF metadata by file name."""
+
+
+def write_offer(shelf: Shelf, offer: Offer) -> None:
+    """Raises StorageFailing."""
+    rollout = offer.rollout
+    said = {
+        "format": 1,
+        "rollout": rollout.model_dump(mode="json"),
+        "content": offer.content.decode(),
+        "target": channel_target(rollout.product, rollout.channel),
+        "package": offer.package.name if offer.package else None,
+        "offered_utc": offer.offered_at.astimezone(timezone.utc).isoformat(),
+        "metadata": dict(offer.metadata),
+    }
+    make_folder(shelf.offers)
+    write_durably(_file(shelf, rollout.product, rollout.channel), json.dumps(said, indent=1).encode())
+
+
+def read_offer(models_dir: Path, product: str, channel: str) -> Offer | None:
+    """None: there is none. Raises StorageFailing, Untrusted (`offer-broken`, `rollout-...`)."""
+    shelf = Shelf(models_dir)
+    path = _file(shelf, product, channel)
+    if not path.exists():
+        return None
+    with translated(path), path.open("rb") as stream:
+        raw = stream.read(MOST_BYTES + 1)
+    try:
+        said = json.loads(raw)
+        content, metadata = said["content"].encode(), dict(said["metadata"])
+        offered_at = datetime.fromisoformat(said["offered_utc"])
+        package = shelf.package(said["package"]) if said["package"] else None
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("metadata is not text")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+        raise Untrusted("offer-broken", f"{path}: cannot be read: {err}") from err
+    return Offer(rollout_of(content, product, channel), content, package, offered_at, metadata)
+
+
+def _file(shelf: Shelf, product: str, channel: str) -> Path:
+    return shelf.offers / f"{product}-{channel}.json"
