@@ -133,6 +133,12 @@ class IngestSettings(Table):
     """Of this ingester, its client id at the broker: another one for each that runs."""
     in_flight: Annotated[int, Field(ge=1, le=10_000)] = 200
     """Reports that the broker may have sent us and that are not committed yet: bounds memory and batch."""
+    device_per_s: Annotated[float, Field(ge=1, le=1_000_000)] = 1000.0
+    """Messages of one device beyond this (and twice that at once) are not looked at; it sends its reports again."""
+    quarantine_rows: Annotated[int, Field(ge=0, le=10_000_000)] = 1000
+    """Of one device; what comes beyond is refused, counted and not acknowledged."""
+    quarantine_mib: Annotated[int, Field(ge=0, le=1_000_000)] = 16
+    """Of one device."""
     gap_wait_s: Seconds = 120.0
     """A gap that stays this long is asked for again."""
     gap_tries: Annotated[int, Field(ge=0, le=100)] = 5

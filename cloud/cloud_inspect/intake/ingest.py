@@ -2,7 +2,8 @@
 
 1. A report is acknowledged (topic `ack`) only after the transaction that holds it was committed; and only then does the
    broker get its PUBACK. Killed anywhere between, the report comes again and is found to be there.
-2. What cannot be taken as a report is kept in quarantine with its reason; it never stops what follows.
+2. What cannot be taken as a report is kept in quarantine with its reason; it never stops what follows. No device gets
+   more of either than its share (`quota`).
 3. While the database is gone nothing is taken: the broker holds what comes beyond `in_flight` reports, devices hold the
    rest. It is tried for ever, as the broker is; one line when either goes, one when it is back.
 4. Any number of ingesters share the work (`$share/ingest/...`); each needs a name of its own.
@@ -29,6 +30,7 @@ from cloud_inspect.db.upgrade import upgrade
 from cloud_inspect.errors import BrokerGone, DatabaseGone
 from cloud_inspect.intake import devices, gaps
 from cloud_inspect.intake.keep import Outcome, keep
+from cloud_inspect.intake.quota import Quarantine, Rates
 from cloud_inspect.intake.reading import Reading, read
 from cloud_inspect.intake.session import Session
 from cloud_inspect.settings import Settings
@@ -61,8 +63,11 @@ class Ingester:
         utc_now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
         self.counts = {"new": 0, "repeats": 0, "quarantined": 0, "unreadable": 0, "qos0": 0, "asked_again": 0}
+        self.counts |= {"over_rate": 0, "quarantine_full": 0}
         self._settings = settings
         self._engine = engine
+        self._rates = Rates(settings.ingest.device_per_s)
+        self._quarantine = Quarantine(settings.ingest.quarantine_rows, settings.ingest.quarantine_mib << 20)
         self._utc_now = utc_now
         self._stop: asyncio.Future[None] | None = None
         self._database_failure = ""
@@ -113,7 +118,9 @@ class Ingester:
         """Read, commit, acknowledge, release: in this order."""
         readings, statements = self._sort(messages)
         if readings:
-            outcome = await self._insist(keep, self._engine, readings, self._utc_now(), session=session)
+            outcome = await self._insist(
+                keep, self._engine, readings, self._utc_now(), self._quarantine, session=session
+            )
             self._count(outcome)
             await session.tell(_acknowledgements(outcome))
             if session.refused:
@@ -126,6 +133,10 @@ class Ingester:
         readings, statements = [], []
         for message in messages:
             topic, payload = str(message.topic), _bytes(message.payload)
+            if not self._rates.may(topic):
+                self.counts["over_rate"] += 1
+                self._say("over_rate", "this device sends more than device_per_s", topic=topic)
+                continue
             if topic.endswith("/defect"):
                 readings.append(read(topic, payload))
                 if message.qos == 0:
@@ -186,6 +197,9 @@ class Ingester:
         self.counts["new"] += outcome.new
         self.counts["repeats"] += outcome.repeats
         self.counts["quarantined"] += len(outcome.set_aside)
+        self.counts["quarantine_full"] += len(outcome.refused)
+        for reading in outcome.refused:
+            self._say("quarantine_full", "no more of this device is set aside", topic=reading.topic, reason=reading.reason)
         for reading in outcome.set_aside:
             self._say(f"quarantined-{reading.reason}", reading.detail, topic=reading.topic, reason=reading.reason)
 

@@ -5,6 +5,7 @@
    another content under the same id is set aside as `conflict`, what was there stays.
 3. A row that the database refuses for itself is set aside as `refused`; its neighbours are not held up by it.
 4. Any number of ingesters may do this at once on the same reports: rows are touched in the order of their ids.
+5. Of one device no more is set aside than `quota` allows; what is refused is not acknowledged.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_inspect.db import tables
 from cloud_inspect.db.engine import transaction
+from cloud_inspect.intake.quota import Quarantine
 from cloud_inspect.intake.reading import KEPT_BYTES, Reading
 from edge_wire.messages import ReportId
 from edge_wire.topics import Topics
+
+NO_MORE_THAN = Quarantine()
 
 
 @dataclass(slots=True)
@@ -34,6 +38,8 @@ class Outcome:
     repeats: int = 0
     set_aside: list[Reading] = field(default_factory=list)
     """Those that were not in quarantine before."""
+    refused: list[Reading] = field(default_factory=list)
+    """Those for which there was no room in quarantine: they are kept nowhere."""
     acks: dict[Topics, dict[str, set[int]]] = field(default_factory=dict)
     """Topics -> epoch -> seqs that are committed."""
 
@@ -43,27 +49,27 @@ def insert(connection: Connection, table: Any) -> Any:
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
-def keep(engine: Engine, readings: Sequence[Reading], now: datetime) -> Outcome:
+def keep(engine: Engine, readings: Sequence[Reading], now: datetime, quota: Quarantine = NO_MORE_THAN) -> Outcome:
     """Commit the batch. Raises DatabaseGone: then nothing of it may be acknowledged."""
     try:
-        return _keep_together(engine, readings, now)
+        return _keep_together(engine, readings, now, quota)
     except (SQLAlchemyError, ValueError, OverflowError):
         # Some row cannot be stored, whatever the reason: each on its own shows which. DatabaseGone is none of these.
         total = Outcome()
         for reading in readings:
-            _add(total, _keep_alone(engine, reading, now))
+            _add(total, _keep_alone(engine, reading, now, quota))
         return total
 
 
-def _keep_alone(engine: Engine, reading: Reading, now: datetime) -> Outcome:
+def _keep_alone(engine: Engine, reading: Reading, now: datetime, quota: Quarantine) -> Outcome:
     try:
-        return _keep_together(engine, [reading], now)
+        return _keep_together(engine, [reading], now, quota)
     except (SQLAlchemyError, ValueError, OverflowError) as err:
         why = " ".join(str(getattr(err, "orig", None) or err).split())
-        return _keep_together(engine, [reading.set_aside("refused", why)], now)
+        return _keep_together(engine, [reading.set_aside("refused", why)], now, quota)
 
 
-def _keep_together(engine: Engine, readings: Sequence[Reading], now: datetime) -> Outcome:
+def _keep_together(engine: Engine, readings: Sequence[Reading], now: datetime, quota: Quarantine) -> Outcome:
     outcome = Outcome()
     first: dict[ReportId, Reading] = {}
     rest: list[Reading] = []  # the same id twice in one batch: the second is compared with what the first stored
@@ -83,9 +89,13 @@ def _keep_together(engine: Engine, readings: Sequence[Reading], now: datetime) -
         conflicts = _compare(connection, again)
         aside += conflicts
         outcome.repeats = len(again) - len(conflicts)
+        aside, outcome.refused = quota.choose(connection, aside)
         outcome.set_aside = _quarantine(connection, aside, now)
         _count(connection, taken + rest + aside, again, now)
+    nowhere = {reading.digest for reading in outcome.refused if reading.reason != "conflict"}
     for reading in readings:
+        if nowhere and reading.digest in nowhere:
+            continue
         if reading.claim is not None and reading.topics is not None:
             outcome.acks.setdefault(reading.topics, {}).setdefault(reading.claim.epoch, set()).add(reading.claim.seq)
     return outcome
@@ -231,6 +241,7 @@ def _add(total: Outcome, part: Outcome) -> None:
     total.new += part.new
     total.repeats += part.repeats
     total.set_aside += part.set_aside
+    total.refused += part.refused
     for topics, epochs in part.acks.items():
         for epoch, seqs in epochs.items():
             total.acks.setdefault(topics, {}).setdefault(epoch, set()).update(seqs)
