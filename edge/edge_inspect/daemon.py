@@ -317,7 +317,7 @@ class Appliance:
     def _say_ready(self) -> None:
         states = ", ".join(f"{name} {station.grabber.state}" for name, station in self.stations.items())
         self._notifier.ready(f"cameras: {states}")
-        log.info("ready", cameras=states, device=self.topics.base, mqtt=bool(self.courier))
+        log.info("daemon.ready", cameras=states, device=self.topics.base, mqtt=bool(self.courier))
 
     def _report(self, lane: Lane, judged: Judged, pixels: Pixels | None) -> None:
         """Into the hands of the outbox thread; never waits."""

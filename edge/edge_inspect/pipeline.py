@@ -218,7 +218,7 @@ class Pipeline:
         """
         lane.dead_picture = dead
         if dead != lane.dead_said and time.monotonic_ns() - lane.dead_said_ns >= DEAD_SAID_EVERY_NS:
-            log.warning("dead picture" if dead else "picture alive again", camera=lane.name, why=dead or lane.dead_said)
+            log.warning("picture.dead" if dead else "picture.alive_again", camera=lane.name, why=dead or lane.dead_said)
             lane.dead_said, lane.dead_said_ns = dead, time.monotonic_ns()
 
     def _look(self, lane: Lane, pixels: Pixels) -> Detections:

@@ -189,7 +189,7 @@ class Station:
             ),
         )
         if not lane.ring.locked:
-            log.info("frames are not locked into memory", camera=lane.name, limit="RLIMIT_MEMLOCK")
+            log.info("frames.not_locked", camera=lane.name, limit="RLIMIT_MEMLOCK")
         self.lane = lane
         self._announce(lane)
         return lane.ring

@@ -64,4 +64,4 @@ def join(threads: Sequence[Thread], until: float, stop: threading.Event | None =
     for thread in threads:
         thread.join(timeout=max(0.0, until - time.monotonic()))
         if stop is not None and thread.is_alive():
-            log.error("thread does not end", thread=thread.name)
+            log.error("thread.does_not_end", thread=thread.name)

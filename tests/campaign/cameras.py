@@ -166,7 +166,7 @@ def deaths(folder: Path, model: Path, cameras: int, times: int, slack: float) ->
             assert line.process is not None
             code = line.process.wait(timeout=60)
             ended.append(time.monotonic() - begun)
-            if code != 1 or "a thread hangs" not in "".join(line.log[-200:]):
+            if code != 1 or "thread.hangs" not in "".join(line.log[-200:]):
                 campaign.failures.append(f"death: ended with {code}")
             line.end()
             camera.shim.commands.write_text("")  # or the next process hangs as well

@@ -221,7 +221,7 @@ class Campaign:
                 assert played.process is not None
                 self.check(played.process.poll() is None, f"{case}: the process ended", played.log)
                 print(f"{case} {number + 1}/{times}: next verdict at {came:.1f}", file=sys.stderr, flush=True)
-            self.check("a thread hangs" not in played.log.read_text(), f"{case}: a hang was seen", played.log)
+            self.check("thread.hangs" not in played.log.read_text(), f"{case}: a hang was seen", played.log)
         finally:
             played.end()
         return {"n": times, "judged": len(played.verdicts())}
@@ -275,7 +275,7 @@ class Campaign:
 
 def names(log: str, thread: str) -> bool:
     """The log says which thread hangs, and its stack shows where."""
-    lines = [json.loads(line) for line in log.splitlines() if '"a thread hangs' in line]
+    lines = [json.loads(line) for line in log.splitlines() if '"thread.hangs"' in line]
     if not lines or thread not in (lines[-1]["thread"], *lines[-1]["others"]):
         return False
     stack = log.rpartition(lines[-1]["stacks"].get(thread, "none"))[2].partition("\n\n")[0]

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from edge_inspect.capture import plates
 from edge_inspect.capture.open import camera_from
+from edge_inspect.capture.plate_ink import Grey, Outline
 from edge_inspect.capture.plates import KINDS, render_plate
 from edge_inspect.capture.protocol import Read, Stamp
 from edge_inspect.capture.sim import SimCamera
@@ -48,7 +49,7 @@ def test_box_encloses_what_the_defect_changed(kind: str, seed: int, monkeypatch:
     whole = render_plate(np.random.default_rng(seed), [kind])
     draw = plates._DRAW[kind]
 
-    def lifted(rng: np.random.Generator, metal: plates.Grey, outline: plates._Outline) -> None:
+    def lifted(rng: np.random.Generator, metal: Grey, outline: Outline) -> None:
         draw(rng, metal.copy(), outline)
 
     monkeypatch.setitem(plates._DRAW, kind, lifted)

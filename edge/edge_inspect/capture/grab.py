@@ -147,7 +147,7 @@ class Grabber:
             self._counts.reconnects += 1
         self.state = "up"
         self.settled.set()
-        log.info("camera up", camera=self.name, source=self.camera.label, size=f"{form.width_px}x{form.height_px}",
+        log.info("camera.up", camera=self.name, source=self.camera.label, size=f"{form.width_px}x{form.height_px}",
                  fps=form.fps, pixel_format=form.pixel_format, **form.settings)  # fmt: skip
 
     def _lost(self, err: Exception, started: float) -> None:
@@ -165,7 +165,7 @@ class Grabber:
         if self._ring is not None:  # before the log, which may be slow: a line waits for it
             self._ring.note_gap(time.monotonic_ns(), "camera-lost")
         self.settled.set()
-        log.warning("camera lost, trying again", camera=self.name, source=self.camera.label, why=why)
+        log.warning("camera.lost", camera=self.name, source=self.camera.label, why=why)
 
     def _fill_until_end(self, ring: Ring, stop: threading.Event) -> bool:
         """True when stopped or at the end of a file; a loss leaves by its exception."""

@@ -229,7 +229,7 @@ class Scorer:
             from pycocotools.coco import COCO
             from pycocotools.cocoeval import COCOeval
         except ImportError:
-            log.warning("no mAP50: pycocotools is missing", cure="pip install 'edge-inspect[train]'")
+            log.warning("scoring.no_map50", why="pycocotools is missing", cure="pip install 'edge-inspect[train]'")
             return None
         pictures, boxes, results = self._coco(truth, list(classes))
         if not boxes or not results:

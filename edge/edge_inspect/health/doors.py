@@ -210,7 +210,7 @@ def optional(door: Door) -> Door:
         try:
             return door.open()
         except OSError as err:
-            log.warning("no status socket", why=err.strerror or str(err))
+            log.warning("status.no_socket", why=err.strerror or str(err))
             return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)  # nobody can reach it
 
     return Door(open_it, door.answer, door.close)

@@ -84,7 +84,7 @@ class Notifier:
                 end.connect(address)
                 end.send("\n".join(filter(None, lines)).encode())
         except OSError as err:
-            log.warning("systemd did not take a notification", said=message or "STATUS", why=str(err))
+            log.warning("systemd.not_told", said=message or "STATUS", why=str(err))
             return False
         return True
 
@@ -160,8 +160,8 @@ class Watchdog:
     def _tell(self, still: tuple[str, ...]) -> None:
         if still:
             names = ", ".join(still)
-            log.error("standing still, the watchdog is not fed", threads=names)
+            log.error("watchdog.not_fed", threads=names)
             self._notifier.status(f"standing still: {names}")
         else:
-            log.info("moving again", threads=", ".join(self.standing_still))
+            log.info("watchdog.fed_again", threads=", ".join(self.standing_still))
             self._notifier.status("moving again")

@@ -69,8 +69,8 @@ def end_process(still: Sequence[Heart]) -> NoReturn:
     # The stacks are faulthandler's: it reads no source file from a disk that may be what hangs. It knows numbers only.
     stacks = {thread.name: f"0x{thread.ident or 0:016x}" for thread in threading.enumerate()}
     log.critical(
-        "a thread hangs, ending the process", thread=still[0].name, for_s=still[0].patience_s,
-        others=[heart.name for heart in still[1:]], stacks=stacks,
+        "thread.hangs", thread=still[0].name, for_s=still[0].patience_s,
+        others=[heart.name for heart in still[1:]], stacks=stacks, then="the process ends",
     )  # fmt: skip
     faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
     sys.stderr.flush()

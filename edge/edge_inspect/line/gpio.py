@@ -167,7 +167,7 @@ class GpioLine(Adapter):
             self._rejects.clear()
             self.signals.forget()
             self.trouble = ""
-            log.info("line wires open", chip=str(self._chip))
+            log.info("line.wires_open", chip=str(self._chip))
             yield pins, encoder
 
     def _rest(self, pins: Pins) -> None:
@@ -215,7 +215,7 @@ class GpioLine(Adapter):
             return
         if new > 1:
             self.edges_lost += new - 1
-            log.warning("line triggers lost: they came faster than they were fetched", lost=new - 1)
+            log.warning("line.edges_lost", lost=new - 1)
         self._sequence = (self._sequence + new) & MOST_SEQUENCE
         self.signals.trigger(edge.at_ns)
         counts = None if self._wires.encoder is None else self._counts
@@ -233,5 +233,5 @@ class GpioLine(Adapter):
         if not self.trouble:
             self.lost += 1
         if why != self.trouble:
-            log.error("line wires lost", why=why)
+            log.error("line.wires_lost", why=why)
         self.trouble = why

@@ -122,14 +122,14 @@ class ModbusClient(Adapter):
         while not stop.is_set():
             try:
                 self._connect()
-                log.info("PLC connected", adapter=self.name, plc="{}:{}".format(*self._where))
+                log.info("plc.connected", adapter=self.name, plc="{}:{}".format(*self._where))
                 told_why = ""
                 backoff.reset()
                 self._serve(stop, fire or nobody_fires)
             except PlcGone as err:
                 self.lost += self.connected.is_set()
                 if self.connected.is_set() or str(err) != told_why:
-                    log.warning("PLC lost", adapter=self.name, plc="{}:{}".format(*self._where), why=str(err))
+                    log.warning("plc.lost", adapter=self.name, plc="{}:{}".format(*self._where), why=str(err))
                 told_why = self.trouble = str(err)
             finally:
                 self._disconnect()
@@ -184,7 +184,7 @@ class ModbusClient(Adapter):
     def _act(self, seen: Seen, fire: Callable[[Trigger], None]) -> None:
         if seen.missed:
             self.missed_triggers += seen.missed
-            log.warning("triggers came faster than they were polled", adapter=self.name, missed=seen.missed)
+            log.warning("line.triggers_missed", adapter=self.name, missed=seen.missed)
         if seen.confirmed_rejects:
             self._confirmed(seen.confirmed_rejects)
         self._encoder(seen.encoder)

@@ -127,7 +127,7 @@ class ModbusServer(Adapter):
                 asyncio.run(self._serve(stop, backoff.reset))
             except (OSError, CannotListen) as err:
                 if str(err) != self.trouble:
-                    log.warning("Modbus server cannot listen", address="{}:{}".format(*self._address), why=str(err))
+                    log.warning("modbus.cannot_listen", address="{}:{}".format(*self._address), why=str(err))
                 self.trouble = str(err)
                 self.beat_ns = None  # waiting is no hanging
                 stop.wait(backoff.next_s())
@@ -144,7 +144,7 @@ class ModbusServer(Adapter):
             self.trouble = NOBODY
             works()
             self.listening.set()
-            log.info("Modbus server listens", address="{}:{}".format(*self._address), unit=self._unit_id)
+            log.info("modbus.listens", address="{}:{}".format(*self._address), unit=self._unit_id)
             await self._beat_until(stop)
         finally:
             with self._lock:
@@ -183,7 +183,7 @@ class ModbusServer(Adapter):
     def _count_masters(self, connected: bool) -> None:
         self.masters += 1 if connected else -1
         self.trouble = "" if self.masters else NOBODY
-        log.info("PLC connected" if connected else "PLC disconnected", adapter=self.name, connections=self.masters)
+        log.info("plc.connected" if connected else "plc.disconnected", adapter=self.name, connections=self.masters)
 
     # --- requests -------------------------------------------------------------------------------------------------
 

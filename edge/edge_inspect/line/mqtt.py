@@ -144,7 +144,7 @@ class MqttLine(Adapter):
             if self.trouble and (fire is None or link.subscribed):
                 self.trouble = ""
                 works()
-                log.info("line broker connected", triggers=self._trigger_topic, answers=self._answer_topic)
+                log.info("line.broker_connected", triggers=self._trigger_topic, answers=self._answer_topic)
             self._publish(link)
             link.step(IDLE_S, self._waker)
             for message in link.take_received():
@@ -183,7 +183,7 @@ class MqttLine(Adapter):
     def _say_refused(times: int, why: str) -> None:
         """The 1st, 2nd, 4th, 8th ... time: a sender that does it always must not fill the log."""
         if times & (times - 1) == 0:
-            log.warning("line trigger refused", why=why, times=times)
+            log.warning("line.trigger_refused", why=why, times=times)
 
     def _trigger(self, payload: bytes, at_ns: int) -> Trigger:
         """Raises ValueError."""
@@ -212,5 +212,5 @@ class MqttLine(Adapter):
         """One line when it goes, and one when the reason changes."""
         self.lost += 1
         if why != self.trouble:
-            log.warning("line broker lost", why=why)
+            log.warning("line.broker_lost", why=why)
         self.trouble = why

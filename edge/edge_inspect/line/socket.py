@@ -146,7 +146,7 @@ class SocketLine(Adapter):
         """Serve until `stop`. Without `fire` triggers are refused. Raises Refusal: path taken or not usable."""
         try:
             with only_daemon(self.path), listening(self.path) as listener:
-                log.info("line socket open", path=str(self.path))
+                log.info("line.socket_open", path=str(self.path))
                 while not stop.is_set():
                     self._serve(listener, fire)
         finally:
@@ -240,7 +240,7 @@ class SocketLine(Adapter):
             return
         if len(client.unread) > MOST_UNREAD_BYTES:
             self.cut_off += 1
-            log.warning("line socket: a client does not read its answers, cut off", unread_bytes=len(client.unread))
+            log.warning("line.client_cut_off", unread_bytes=len(client.unread))
             self._drop(client)
         elif client.is_done:
             self._drop(client)

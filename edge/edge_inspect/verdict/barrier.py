@@ -19,15 +19,12 @@ from collections.abc import Iterator, Sequence
 
 from edge_inspect.verdict.belt import BANDS, Belt, Piece
 from edge_inspect.verdict.parts import NOT_SEEN, Box, Look, Pixels, Sighting
+from edge_inspect.verdict.passing import SLACK, PassingPart
 from edge_inspect.verdict.recipe import Barrier
 from edge_inspect.verdict.travel import Travel
 
 CAMERA_LOST = "camera-lost"
 NO_BELT = "belt-not-seen"
-SLACK = 3
-"""Columns by which an end of a part may be seen off its place: blur, noise, reflections."""
-SURE_FRAMES = 3
-"""Seen on so many frames, something that did not come in over the edge is a part all the same."""
 DOUBTFUL_FRAMES = 3
 """So many frames in a row that do not fit the ones before (a flash, a hand) are sat out before starting anew."""
 MOST_PICTURES = 8
@@ -38,63 +35,6 @@ HIDDEN_FRAMES = 750
 """No belt at all for so long: what is known of it is wrong, or the line is jammed; learnt anew, and told."""
 BLIND_FRAMES = 25
 """Blind for so long before the belt was ever seen running: a part may have passed."""
-
-
-class _Part:
-    """Something that travels through the picture; positions along the belt in columns."""
-
-    def __init__(self, start: float, end: float, entered: bool) -> None:
-        self.number: int | None = None
-        self.start, self.end = start, end
-        self.low, self.high = 0.0, 1.0
-        self.start_seen = self.end_seen = False
-        """An end counts as seen once more empty belt lies before it than the gap inside a part may be."""
-        self.entered = entered
-        """It came in over the edge, or there was no frame before to compare with."""
-        self.frames = 0
-        self.in_sight = True
-        self.moved = self.slipped = 0.0
-        """How far it should have moved with the belt, and how far off that it was seen."""
-        self.seen_whole = self.is_long = self.hole = self.done = False
-        self.looks = 0
-        self.looked_ago = 0.0
-        """A long part: columns since its last look."""
-        self.spoilt = ""
-
-    @property
-    def length(self) -> float:
-        return self.end - self.start
-
-    def advance(self, shift: float) -> None:
-        self.start += shift
-        self.end += shift
-        self.moved += shift
-        self.looked_ago += abs(shift)
-        self.in_sight = False
-
-    def overlaps(self, piece: Piece) -> bool:
-        return min(self.end, piece.end) > max(self.start, piece.start)
-
-    def fit(self, pieces: list[Piece], columns: int, gap: int) -> None:
-        """It was seen as these pieces. An end that was seen before moves with the belt, give or take `SLACK`."""
-        start = pieces[0].start if pieces[0].start > 0 else min(0.0, self.start)
-        end = pieces[-1].end if pieces[-1].end < columns else max(float(columns), self.end)
-        start_off, end_off = start - self.start, end - self.end
-        if not self.start_seen or (start > 0 and abs(start_off) <= SLACK):
-            self.slipped += start_off if self.start_seen else 0.0
-            self.start = start
-        if not self.end_seen or (end < columns and abs(end_off) <= SLACK):
-            self.slipped += end_off if self.end_seen else 0.0
-            self.end = end
-        self.start_seen |= self.start > gap
-        self.end_seen |= columns - self.end > gap
-        self.low, self.high = min(piece.low for piece in pieces), max(piece.high for piece in pieces)
-        self.frames += 1
-        self.in_sight = True
-
-    def is_real(self, least: float) -> bool:
-        travels = abs(self.slipped) <= max(4 * SLACK, abs(self.moved))
-        return travels and self.length >= least and (self.entered or self.frames >= SURE_FRAMES)
 
 
 class LightBarrier:
@@ -108,7 +48,7 @@ class LightBarrier:
         self._gap = round(rule.gap * self._columns)
         self._least = rule.min_length * self._columns
         self._travel = Travel(self._columns, BANDS)
-        self._parts: list[_Part] = []
+        self._parts: list[PassingPart] = []
         self._numbered = 0
         self._unjudged: list[tuple[int, str]] = []
         self._started = False
@@ -196,7 +136,7 @@ class LightBarrier:
 
     def _match(self, pieces: list[Piece], shift: float) -> None:
         seen_as: dict[int, list[Piece]] = {}
-        fresh: list[_Part] = []
+        fresh: list[PassingPart] = []
         for piece in pieces:
             owners = [index for index, part in enumerate(self._parts) if part.overlaps(piece)]
             for index in owners:
@@ -220,13 +160,13 @@ class LightBarrier:
         if last.end_seen and piece.end - last.end > enough:
             yield last.end + SLACK, piece.end
 
-    def _new(self, start: float, end: float, shift: float) -> _Part:
+    def _new(self, start: float, end: float, shift: float) -> PassingPart:
         near = self._gap + abs(shift) + 1
         over_start, over_end = start <= near, end >= self._columns - near
         entered = {-1: over_end, 1: over_start, 0: over_start or over_end}[self._direction]
-        return _Part(start, end, entered or not self._started)
+        return PassingPart(start, end, entered or not self._started)
 
-    def _is_gone(self, part: _Part, further: float = 0.0) -> bool:
+    def _is_gone(self, part: PassingPart, further: float = 0.0) -> bool:
         start, end = part.start + further, part.end + further
         out_at_start, out_at_end = end <= 0, start >= self._columns
         return {-1: out_at_start, 1: out_at_end, 0: out_at_start or out_at_end}[self._direction]
@@ -237,12 +177,12 @@ class LightBarrier:
                 self._give_up(part)
         self._parts = [part for part in self._parts if not self._is_gone(part) and not self._was_flicker(part)]
 
-    def _was_flicker(self, part: _Part) -> bool:
+    def _was_flicker(self, part: PassingPart) -> bool:
         return not part.in_sight and part.number is None and not part.is_real(self._least)
 
     # --- who is due for a look --------------------------------------------------------------------------------------
 
-    def _look(self, part: _Part) -> Iterator[Look]:
+    def _look(self, part: PassingPart) -> Iterator[Look]:
         if not self._direction:
             return
         whole = part.start_seen and part.end_seen and part.start > 0 and part.end < self._columns
@@ -253,7 +193,7 @@ class LightBarrier:
         elif part.is_long or self._is_longer_than_picture(part):
             yield from self._look_at_stretch(part)
 
-    def _look_at_whole(self, part: _Part) -> Iterator[Look]:
+    def _look_at_whole(self, part: PassingPart) -> Iterator[Look]:
         if not part.is_real(self._least):
             return
         part.seen_whole = True
@@ -268,7 +208,7 @@ class LightBarrier:
             part.done = due == wanted
             yield self._show(part, whole=True)
 
-    def _is_longer_than_picture(self, part: _Part) -> bool:
+    def _is_longer_than_picture(self, part: PassingPart) -> bool:
         """Its head is about to leave before its tail came in."""
         to_go = self._to_go(part)
         if self._tail_seen(part) or to_go > self._step or not part.is_real(self._least):
@@ -279,14 +219,14 @@ class LightBarrier:
         part.looked_ago = math.inf
         return True
 
-    def _tail_seen(self, part: _Part) -> bool:
+    def _tail_seen(self, part: PassingPart) -> bool:
         return part.end_seen if self._direction < 0 else part.start_seen
 
-    def _to_go(self, part: _Part) -> float:
+    def _to_go(self, part: PassingPart) -> float:
         """Columns until its head leaves the picture; negative: it is out."""
         return part.start if self._direction < 0 else self._columns - part.end
 
-    def _look_at_stretch(self, part: _Part) -> Iterator[Look]:
+    def _look_at_stretch(self, part: PassingPart) -> Iterator[Look]:
         last = self._tail_seen(part)
         if not last and part.looked_ago + self._step < STRIDE * self._columns:
             return
@@ -301,16 +241,16 @@ class LightBarrier:
         if endless and not last:
             self._go_on_as_another(part)
 
-    def _go_on_as_another(self, part: _Part) -> None:
+    def _go_on_as_another(self, part: PassingPart) -> None:
         """What never ends is judged piece by piece: from here on it is the next part."""
         part.number, part.done, part.hole, part.spoilt = None, False, False, ""
         part.start, part.end = max(part.start, 0.0), min(part.end, float(self._columns))
 
-    def _show(self, part: _Part, *, whole: bool) -> Look:
+    def _show(self, part: PassingPart, *, whole: bool) -> Look:
         box, origin = self._place(part)
         return Look(self._number(part), box, part.done, origin, whole)
 
-    def _place(self, part: _Part) -> tuple[Box, tuple[int, int]]:
+    def _place(self, part: PassingPart) -> tuple[Box, tuple[int, int]]:
         """Where the part is in this frame (a column wider at each end), and where its corner is."""
         along_px, across_px = self._size_px[:: -1 if self._belt.vertical else 1]
         start, end = (part.start - 1) * self._belt.column_px, (part.end + 1) * self._belt.column_px
@@ -321,13 +261,13 @@ class LightBarrier:
 
     # --- what could not be judged -----------------------------------------------------------------------------------
 
-    def _number(self, part: _Part) -> int:
+    def _number(self, part: PassingPart) -> int:
         if part.number is None:
             part.number = self._numbered
             self._numbered += 1
         return part.number
 
-    def _give_up(self, part: _Part) -> None:
+    def _give_up(self, part: PassingPart) -> None:
         if not part.done and (part.number is not None or part.is_real(self._least)):
             part.done = True
             self._unjudged.append((self._number(part), part.spoilt or NOT_SEEN))
