@@ -9,7 +9,8 @@ ingester; the database stopped as by a crash (PostgreSQL) or locked by another p
 and ingester lie proxies for outages. A kill is not a power cut: that is another campaign.
 
 What the device promised to keep is logged by the device's test code on another file system (/dev/shm), and compared
-with what the database's own client program reads. `raw_duplicates` are arrivals beyond the first at the ingester.
+with what the database's own client program reads. `raw_duplicates` are arrivals beyond the first at the ingester; more
+than `--most-raw-duplicates-percent` of the results fail the campaign, as a lost or doubled one does.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Plan:
     longest_down_s: float = 0.8
     rate_per_s: float = 200.0
     resend_s: float = 4.0
+    most_raw_duplicates_percent: float = 1.0
     database: str = "sqlite"
     seed: int = 0
 
@@ -285,14 +287,20 @@ def compare(bench: Bench, plan: Plan) -> dict[str, Any]:
         "quarantined": int(bench.database.rows("SELECT count(*) FROM quarantine")[0][0]),
         "raw_duplicates": raw,
         "raw_duplicates_percent": round(100 * raw / max(1, len(promised)), 2),
+        "most_raw_duplicates_percent": plan.most_raw_duplicates_percent,
         "failure_rate_below": 3 / max(1, len(promised)),
         "faults": dict(bench.done),
         "database": plan.database,
     }
 
 
+def failed(result: dict[str, Any]) -> bool:
+    too_many = result["raw_duplicates_percent"] > result["most_raw_duplicates_percent"]
+    return bool(result["lost"] or result["duplicates"] or result["changed"] or too_many)
+
+
 def run(plan: Plan, *, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """The campaign; `lost`, `duplicates` and `changed` must be 0. Folders go when all is well."""
+    """The campaign; `failed` tells whether what it found is a failure. Folders go when all is well."""
     begun_s = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="results-"))
     fast = Path(tempfile.mkdtemp(prefix="results-", dir="/dev/shm"))
@@ -313,7 +321,7 @@ def run(plan: Plan, *, say: Callable[[str], None] = lambda _: None) -> dict[str,
         result = compare(bench, plan)
     result["gaps"] = {kind: json.loads(gaps.stdout)[kind] for kind in ("missing", "waiting", "gone")}
     result["seconds"] = round(time.monotonic() - begun_s, 1)
-    if result["lost"] or result["duplicates"] or result["changed"]:
+    if failed(result):
         say(f"kept: {folder} and {fast}")
     else:
         shutil.rmtree(folder)
@@ -334,7 +342,7 @@ def main() -> int:
 
     result = run(plan, say=say)
     sys.stdout.write(json.dumps(result) + "\n")
-    return int(bool(result["lost"] or result["duplicates"] or result["changed"]))
+    return int(failed(result))
 
 
 if __name__ == "__main__":

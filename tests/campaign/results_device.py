@@ -77,7 +77,7 @@ def main() -> None:
         outbox,
         Broker(given.mqtt, keepalive_s=5),
         TOPICS,
-        state=state(),
+        state=state().model_copy(update={"epoch": outbox.epoch}),
         ack="ingester",
         resend_s=given.resend_s,
         drain_per_s=2000.0,

@@ -2,7 +2,9 @@
 
 1. The message on a device's topic must name that device; anything else, and what the schema refuses, is counted by the
    caller and forgotten: the next one comes by itself.
-2. Vitals carry the last seq the device gave and how many it still holds: that makes a missing tail visible.
+2. A device that says it is online, or was when the ingester came, is reminded of what it has delivered lately: the
+   acknowledgements may have been lost with a broker's memory. That is one row of numbers, not the reports again.
+3. Vitals carry the last seq the device gave and how many it still holds: that makes a missing tail visible.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, and_, select
 
 from cloud_inspect.db import tables
 from cloud_inspect.db.engine import transaction
@@ -20,6 +22,8 @@ from cloud_inspect.intake.keep import insert, note_epoch
 from edge_wire.messages import BadMessage, DeviceState, Gone, Vitals
 from edge_wire.topics import Topics
 
+REMIND = 1000
+"""A device never waits for the acknowledgement of more than 60; a backlog that drains lies behind newer reports."""
 Said = DeviceState | Vitals | Gone
 KINDS: dict[str, type[DeviceState] | type[Vitals] | type[Gone]] = {
     "state": DeviceState, "vitals": Vitals, "gone": Gone,
@@ -63,6 +67,28 @@ def note(engine: Engine, statements: Sequence[Statement], now: datetime) -> None
         for statement in answers:
             assert isinstance(statement.said, Gone)
             _note_gone(connection, statement.said, now)
+
+
+def reminders(engine: Engine, statements: Sequence[Statement]) -> list[tuple[Topics, str, list[int]]]:
+    """(device's topics, epoch, seqs that are in the database), the newest REMIND of each device that says it is online.
+
+    Raises DatabaseGone.
+    """
+    online = {
+        said.topics: said.said.epoch
+        for said in statements
+        if isinstance(said.said, DeviceState) and said.said.status == "online" and said.said.epoch is not None
+    }
+    if not online:
+        return []
+    seq, found = tables.report.c.seq, []
+    with transaction(engine) as connection:
+        for topics, epoch in online.items():
+            of_epoch = and_(tables.report.c.device == topics.device, tables.report.c.epoch == epoch)
+            query = select(seq).where(of_epoch).order_by(seq.desc()).limit(REMIND)
+            if seqs := sorted(connection.execute(query).scalars()):
+                found.append((topics, epoch, seqs))
+    return found
 
 
 def _upsert(connection: Connection, topics: Topics, values: dict[str, Any]) -> None:

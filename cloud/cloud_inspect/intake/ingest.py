@@ -17,7 +17,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import Any, TypeVar
@@ -35,6 +35,7 @@ from cloud_inspect.intake.reading import Reading, read
 from cloud_inspect.intake.session import Session
 from cloud_inspect.settings import Settings
 from edge_wire.messages import Ack, BadMessage
+from edge_wire.topics import Topics
 
 log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
@@ -122,11 +123,13 @@ class Ingester:
                 keep, self._engine, readings, self._utc_now(), self._quarantine, session=session
             )
             self._count(outcome)
-            await session.tell(_acknowledgements(outcome))
+            await session.tell(_acknowledgements(outcome.acks))
             if session.refused:
                 self._say("ack-refused", "the broker does not let us acknowledge", refused=session.refused)
         if statements:
             await self._insist(devices.note, self._engine, statements, self._utc_now(), session=session)
+            online = await self._insist(devices.reminders, self._engine, statements, session=session)
+            await session.tell(_acknowledgements({topics: {epoch: set(seqs)} for topics, epoch, seqs in online}))
         session.release(messages)
 
     def _sort(self, messages: Sequence[aiomqtt.Message]) -> tuple[list[Reading], list[devices.Statement]]:
@@ -227,10 +230,10 @@ def _bytes(payload: Any) -> bytes:
     return bytes(payload) if isinstance(payload, (bytes, bytearray)) else b""
 
 
-def _acknowledgements(outcome: Outcome) -> Sequence[tuple[str, bytes]]:
+def _acknowledgements(acks: Mapping[Topics, Mapping[str, set[int]]]) -> Sequence[tuple[str, bytes]]:
     """(topic, payload), as few as they can be."""
     found = []
-    for topics, epochs in outcome.acks.items():
+    for topics, epochs in acks.items():
         for epoch, seqs in epochs.items():
             ranges = as_ranges(sorted(seqs))
             for start in range(0, len(ranges), MAX_RANGES):

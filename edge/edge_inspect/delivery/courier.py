@@ -243,8 +243,9 @@ class Courier:
                 self._look_for_twin(message)
                 continue
             try:
-                if self._plant.take(message):
-                    self._sender.plant_heard()
+                news = self._plant.take(message)
+                if news is not None:
+                    self._sender.plant_heard(news)
             except StorageFailing as err:  # it is sent again later, and acknowledged again
                 self._storage_trouble(err)
 

@@ -57,13 +57,16 @@ class Plant:
     def ranges_waiting(self) -> int:
         return len(self._wanted)
 
-    def take(self, message: Received) -> bool:
-        """Hear one message; True if it acknowledged anything at all. Raises StorageFailing."""
+    def take(self, message: Received) -> int | None:
+        """Hear one message; how many reports it acknowledged that were not before, None if it is no acknowledgement.
+
+        Raises StorageFailing.
+        """
         if message.topic == self._topics.ack:
             return self._acknowledge(message)
         if message.topic == self._topics.resync:
             self._want(message)
-        return False
+        return None
 
     def step(self, way: Way) -> None:
         """Work off some of what was asked for, if it is time. Raises StorageFailing, LinkLost."""
@@ -103,16 +106,16 @@ class Plant:
         self.gone += found.lost
         return found.looked_at + len(found.gone)
 
-    def _acknowledge(self, message: Received) -> bool:
+    def _acknowledge(self, message: Received) -> int | None:
         try:
             ack = Ack.from_bytes(message.payload)
         except BadMessage:
             self._count("bad-ack")
-            return False
+            return None
         if message.retained or ack.device != self._topics.device:
             self._count("bad-ack")
-            return False
-        return self._outbox.ack_ranges(ack.epoch, ack.ranges) > 0
+            return None
+        return self._outbox.ack_ranges(ack.epoch, ack.ranges)
 
     def _want(self, message: Received) -> None:
         try:

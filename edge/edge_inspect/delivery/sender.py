@@ -11,6 +11,8 @@
    by a number that differs from device to device. A plant that acknowledges anything starts that anew. What it leaves
    unacknowledged PICTURE_SENDS times while it acknowledges others goes without its picture: something may drop it.
    After STUBBORN_SENDS times it no longer stands in the way of others, and is tried beside them, for ever.
+   On a new connection nothing goes a second time before the plant has had the time to say what it has (GRACE_S, or
+   SETTLE_S from its first word on): acknowledgements are lost with a broker's memory, and repeated on every `online`.
 4. A report that the broker does not take with its picture goes without; one that it does not take at all waits in the
    outbox for a broker that does, counted, and nothing waits behind it.
 """
@@ -40,6 +42,7 @@ STUBBORN_SENDS, STUBBORN = 5, 5
 sent again beside it, oldest first."""
 SILENT_S = 2.0
 """A plant that was sent something so long ago and has answered nothing since is not listening now."""
+GRACE_S, SETTLE_S = 5.0, 0.5
 RECOUNT_S = 30.0
 LEAST_WAIT_S = 0.05
 UNSENT_BYTES = 64 * 1024
@@ -103,6 +106,7 @@ class Sender:
         self._heard_plant_s = monotonic_s()
         self._silent_since_s: float | None = None
         self._held_back = False
+        self._again_from_s = monotonic_s()
         self._recount_s = 0.0
         outbox.payload_limit_bytes = self._payload_limit()
 
@@ -128,6 +132,7 @@ class Sender:
     def begin(self, way: Way) -> None:
         """A new connection: nothing is under way on it. Raises StorageFailing."""
         self.end()
+        self._again_from_s = self._monotonic_s() + GRACE_S
         self._packet_bytes = min(way.max_packet_bytes, self._configured_bytes)
         self._outbox.payload_limit_bytes = self._payload_limit()
         self._recount_s = 0.0
@@ -185,8 +190,11 @@ class Sender:
         self._without_picture.difference_update(self._confirmed)
         self._confirmed.clear()
 
-    def plant_heard(self) -> None:
-        """The plant has acknowledged something: it is there."""
+    def plant_heard(self, news: int = 1) -> None:
+        """The plant acknowledges: it is there, and has acknowledged `news` reports that it had not before."""
+        self._again_from_s = min(self._again_from_s, self._monotonic_s() + SETTLE_S)
+        if not news:
+            return
         self._heard_plant_s = self._monotonic_s()
         self._silent_since_s = None
 
@@ -216,6 +224,8 @@ class Sender:
     def _is_due(self, row: Row) -> bool:
         if row.state != SENT or row.sent_ns is None:
             return True
+        if self._monotonic_s() < self._again_from_s:
+            return False
         since_ns = self._utc_ns() - row.sent_ns
         return not 0 <= since_ns < self._wait_ns(row)  # a clock that was set back does not hold it up
 

@@ -24,7 +24,7 @@ from edge_wire.messages import MAX_PAYLOAD_BYTES, Ack, DefectReport
 from tests.certificates import Authority
 from tests.cloud.ingesters import IngesterProcess, cloud_inspect
 from tests.edge.delivery.couriers import listening, running, until
-from tests.edge.delivery.reports import DEVICE, TOPICS, report
+from tests.edge.delivery.reports import DEVICE, TOPICS, report, state
 from tests.mosquitto import Mosquitto, free_port
 from tests.postgres import Postgres
 
@@ -137,6 +137,29 @@ def test_nothing_is_acknowledged_to_anyone_before_it_is_committed(
     events = [line["event"] for line in ingester.events()]
     assert events.count("ingest.database_lost") == events.count("ingest.database_back") == 1
     until(lambda: mosquitto.log().count("Received PUBACK from ingest-a") == 100, SOON_S)
+
+
+@pytest.mark.parametrize("first", ["device", "ingester"])
+def test_a_device_is_reminded_of_what_it_has_delivered_when_either_comes_back(
+    mosquitto: Mosquitto, publisher: Publisher, sqlite_url: str, new_ingester: NewIngester, first: str
+) -> None:
+    """The first acknowledgements may have been lost with the broker's memory: no report has to come again for them."""
+    ingester = new_ingester(mosquitto.url, sqlite_url)
+    ingester.wait_for("ingest.connected")
+    online = state().model_copy(update={"epoch": EPOCH}).to_bytes()
+    with listening(mosquitto, TOPICS.ack) as before:
+        publisher.send(*((TOPICS.defect, numbered(seq).to_bytes()) for seq in (1, 2, 3, 5)))
+        until(lambda: acked(before.payloads()) == {1, 2, 3, 5}, SOON_S)
+    if first == "ingester":
+        publisher.send((TOPICS.state, online), retain=True)
+        ingester.stop()
+    with listening(mosquitto, TOPICS.ack) as after:
+        if first == "ingester":
+            ingester.restart()
+        else:
+            publisher.send((TOPICS.state, online))
+        until(lambda: acked(after.payloads()) == {1, 2, 3, 5}, SOON_S)
+    assert ingester.stop()["repeats"] == 0
 
 
 @contextlib.contextmanager

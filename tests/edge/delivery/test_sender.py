@@ -11,7 +11,7 @@ import pytest
 from edge_inspect.delivery.link_errors import LinkLost
 from edge_inspect.delivery.outbox import Outbox
 from edge_inspect.delivery.paho_client import TOO_LARGE, Confirmed
-from edge_inspect.delivery.sender import UNSENT_BYTES, Sender
+from edge_inspect.delivery.sender import GRACE_S, SETTLE_S, UNSENT_BYTES, Sender
 from edge_wire.messages import DefectReport
 from tests.edge.delivery.reports import DEVICE, TOPICS, report
 
@@ -239,6 +239,32 @@ def test_a_clock_that_jumps_costs_at_most_one_more_send_each(outbox: Outbox, clo
         clock.now_s += 0.5
     assert 20 < len(broker.payloads) <= 40
     assert outbox.stats().depth == 20
+
+
+@pytest.mark.parametrize("plant_speaks", [True, False])
+def test_on_a_new_connection_the_plant_may_first_say_what_it_has(
+    outbox: Outbox, clock: Clock, plant_speaks: bool
+) -> None:
+    """Its acknowledgements may have been lost with the broker's memory; new reports do not wait for that."""
+    put(outbox, 1, 20)
+    broker = Broker()
+    sender = new_sender(outbox, clock, broker, ack="ingester", resend_s=30.0, drain_per_s=1000)
+    sender.fill(broker)
+    broker.confirm(sender)
+    clock.now_s += 3600.0
+    sender.begin(broker)
+    put(outbox, 21, 22)
+    sender.fill(broker)
+    broker.confirm(sender)
+    assert broker.parts() == list(range(1, 23))
+    if plant_speaks:
+        sender.plant_heard(outbox.ack_ranges(outbox.epoch or "", [(1, 18)]))
+    clock.now_s += SETTLE_S - 0.01
+    sender.fill(broker)
+    assert len(broker.payloads) == 22
+    clock.now_s += 0.02 if plant_speaks else GRACE_S
+    sender.fill(broker)
+    assert broker.parts()[22:] == ([19, 20] if plant_speaks else list(range(1, 21)))
 
 
 def test_a_slow_line_is_not_given_more_than_it_can_hold(outbox: Outbox, clock: Clock) -> None:
