@@ -80,6 +80,18 @@ def load_dataset(yaml_path: Path) -> Dataset:
     return Dataset(yaml_path, classes, found["train"], found["val"])
 
 
+def load_together(yaml_paths: Sequence[Path]) -> Dataset:
+    """Several data sets of the same classes as one, checked; nothing is written. Raises BadDataset."""
+    if not yaml_paths:
+        raise BadDataset("no data set given (one data.yaml or more)")
+    sets = [load_dataset(path) for path in yaml_paths]
+    _refuse_other_classes(sets)
+    _refuse_leak_between(sets)
+    train = tuple(sample for one in sets for sample in one.train)
+    val = tuple(sample for one in sets for sample in one.val)
+    return Dataset(yaml_paths[0], sets[0].classes, train, val)
+
+
 def _read_yaml(path: Path) -> dict[str, object]:
     try:
         spec = yaml.safe_load(path.read_text())
@@ -176,6 +188,15 @@ def _refuse_leak(train: Sequence[Sample], val: Sequence[Sample], yaml_path: Path
             raise BadDataset(f"{yaml_path}: the same picture is in train and val: {twin} and {one.picture}")
 
 
+def _refuse_other_classes(sets: Sequence[Dataset]) -> None:
+    for other in sets[1:]:
+        if other.classes != sets[0].classes:
+            raise BadDataset(
+                f"{other.yaml_path}: classes {list(other.classes)} differ from {list(sets[0].classes)} "
+                f"in {sets[0].yaml_path}"
+            )
+
+
 def _refuse_leak_between(sets: Sequence[Dataset]) -> None:
     """Names may repeat between data sets; pictures in the train of one and the val of another may not."""
     seen = {one.digest: one.picture for dataset in sets for one in dataset.train}
@@ -205,12 +226,7 @@ def mix(sources: Sequence[Path], out: Path, *, canvas: tuple[int, int], seed: in
     if not sources:
         raise BadDataset("no data set given (one data.yaml or more)")
     sets = [load_dataset(source) for source in sources]
-    for other in sets[1:]:
-        if other.classes != sets[0].classes:
-            raise BadDataset(
-                f"{other.yaml_path}: classes {list(other.classes)} differ from {list(sets[0].classes)} "
-                f"in {sets[0].yaml_path}"
-            )
+    _refuse_other_classes(sets)
     _refuse_leak_between(sets)
     if out.exists() and any(out.iterdir()):
         raise BadDataset(f"{out}: is not empty; mixing writes into a new folder")
