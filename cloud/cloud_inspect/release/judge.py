@@ -119,6 +119,8 @@ def compare(candidate: Mapping[str, Outcome], reference: Mapping[str, Outcome]) 
         if not (now.alarm & now.defective).any() and (then.alarm & then.defective).any():
             many = int(now.defective.sum())
             raise BadRelease("class-forgotten", f"{name}: finds none of {many} defective pictures; the reference does")
+    for name, then in reference.items():
+        now = candidate[name]
         for code, of, bad_now, bad_then in (
             ("worse-escapes", now.defective, ~now.alarm, ~then.alarm),
             ("worse-overkill", ~now.defective, now.alarm, then.alarm),
