@@ -39,6 +39,7 @@ WARM_UP = 30
 """First parts that do not count: the runtime's and Python's first times."""
 START_S = 120.0
 PICTURES = 8
+WORST = 10
 RECIPE = """name = "bench-line"
 version = "1"
 [classes."*"]
@@ -215,12 +216,30 @@ def _result(
             [(step.answered_ns - step.seen_ns - step.inference_ns) / 1e6 for _, step in rows]
         ),
         "answer_to_written_ms": spread([(part["answered_ns"] - step.answered_ns) / 1e6 for part, step in rows]),
+        "worst_ms": _worst([_stages(part, step) for part, step in rows]),
     }  # fmt: skip
     whole, own = result["trigger_to_written_ms"], result["minus_inference_ms"]
     console.print(f"trigger -> answer in the PLC: p50 {whole['p50']} ms, p99 {whole['p99']}, p99.9 {whole['p999']}, "
                   f"max {whole['max']} ({len(rows)} parts on {provider}); "
                   f"minus inference: {own['p50']}, {own['p99']}, {own['p999']}, {own['max']}")  # fmt: skip
     return result
+
+
+def _stages(part: dict[str, Any], step: Step) -> dict[str, float]:
+    """Where one part's time went, ms; `camera`: until its picture was taken, `own`: all of ours after it."""
+    return {
+        "seen": (step.seen_ns - part["fired_ns"]) / 1e6,
+        "camera": (step.captured_ns - step.seen_ns) / 1e6,
+        "inference": step.inference_ns / 1e6,
+        "own": (step.answered_ns - step.captured_ns - step.inference_ns) / 1e6,
+        "written": (part["answered_ns"] - step.answered_ns) / 1e6,
+    }
+
+
+def _worst(parts: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """The parts that took longest besides inference, the worst first: one look says which stage the tail comes from."""
+    longest = sorted(parts, key=lambda stages: stages["inference"] - sum(stages.values()))[:WORST]
+    return [{name: round(ms, 2) for name, ms in stages.items()} for stages in longest]
 
 
 def spread(times_ms: Sequence[float]) -> dict[str, float]:
