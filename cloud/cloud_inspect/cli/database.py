@@ -25,12 +25,11 @@ def upgrade(db: DatabaseUrl = None, config: SettingsFile = None, json_: AsJson =
     Example: cloud-inspect db upgrade --db postgresql://inspect:secret@db/inspect
     """
     need_database()
-    from cloud_inspect.db.engine import open_engine
+    from cloud_inspect.db.engine import opened
     from cloud_inspect.db.upgrade import upgrade as bring_up
 
-    engine = open_engine(settings_from(config, db).database)
-    before, now = bring_up(engine)
-    engine.dispose()
+    with opened(settings_from(config, db).database) as engine:
+        before, now = bring_up(engine)
     finish({"before": before, "now": now}, json_)
 
 
@@ -40,12 +39,11 @@ def current(db: DatabaseUrl = None, config: SettingsFile = None, json_: AsJson =
     Example: cloud-inspect db current --db sqlite:///inspect.sqlite3 --json
     """
     need_database()
-    from cloud_inspect.db.engine import open_engine
+    from cloud_inspect.db.engine import opened
     from cloud_inspect.db.upgrade import current as revision_of
     from cloud_inspect.db.upgrade import newest
 
     settings = settings_from(config, db)
-    engine = open_engine(settings.database, reads=True)
-    found = revision_of(engine) if is_there(settings) else None
-    engine.dispose()
+    with opened(settings.database, reads=True) as engine:
+        found = revision_of(engine) if is_there(settings) else None
     finish({"current": found, "newest": newest()}, json_)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -70,21 +72,21 @@ def is_there(settings: Settings) -> bool:
     return True
 
 
-def open_current(settings: Settings) -> Engine:
+@contextmanager
+def current_database(settings: Settings) -> Iterator[Engine]:
     """For reading: the engine of a database with the tables of this program. Raises BadDatabase, DatabaseGone."""
-    from cloud_inspect.db.engine import open_engine
+    from cloud_inspect.db.engine import opened
     from cloud_inspect.db.upgrade import current, newest
 
     if not is_there(settings):
         raise BadDatabase(
             f"database {settings.database.url}: no such file; `cloud-inspect ingest` or `db upgrade` makes it"
         )
-    engine = open_engine(settings.database, reads=True)
-    revision = current(engine)
-    if revision != newest():
-        engine.dispose()
-        raise BadDatabase(
-            f"the database has tables of revision {revision or 'none'}, this program wants {newest()}: "
-            "see `cloud-inspect db upgrade`"
-        )
-    return engine
+    with opened(settings.database, reads=True) as engine:
+        revision = current(engine)
+        if revision != newest():
+            raise BadDatabase(
+                f"the database has tables of revision {revision or 'none'}, this program wants {newest()}: "
+                "see `cloud-inspect db upgrade`"
+            )
+        yield engine

@@ -18,9 +18,9 @@ from cloud_inspect.cli.options import (
     PasswordFile,
     SettingsFile,
     Username,
+    current_database,
     need_cloud,
     need_database,
-    open_current,
     settings_from,
 )
 from cloud_inspect.cli.output import AsJson, emit, finish, print_table
@@ -58,9 +58,8 @@ def list_reports(
     need_database()
     from cloud_inspect.intake import views
 
-    engine = open_current(settings_from(config, db))
-    found = views.reports(engine, device=device, limit=limit)
-    engine.dispose()
+    with current_database(settings_from(config, db)) as engine:
+        found = views.reports(engine, device=device, limit=limit)
     if json_:
         emit(found)
         return
@@ -83,9 +82,8 @@ def list_quarantine(
     need_database()
     from cloud_inspect.intake import views
 
-    engine = open_current(settings_from(config, db))
-    found = views.quarantine(engine, device=device, limit=limit)
-    engine.dispose()
+    with current_database(settings_from(config, db)) as engine:
+        found = views.quarantine(engine, device=device, limit=limit)
     if json_:
         emit(found)
         return
@@ -101,9 +99,8 @@ def gaps(db: DatabaseUrl = None, config: SettingsFile = None, device: Device = N
     need_database()
     from cloud_inspect.intake.gaps import list_gaps
 
-    engine = open_current(settings_from(config, db))
-    found = list_gaps(engine, device)
-    engine.dispose()
+    with current_database(settings_from(config, db)) as engine:
+        found = list_gaps(engine, device)
     totals = {kind: sum(gap.reports for gap in found if gap.kind == kind) for kind in ("missing", "waiting", "gone")}
     rows = [
         {
@@ -149,9 +146,8 @@ def resync(
     settings = settings_from(
         config, db, url=mqtt, ca=ca, cert=cert, key=key, username=username, password_file=password_file
     )
-    engine = open_current(settings)
-    request = request_by_hand(engine, device, epoch, first, last)
-    engine.dispose()
+    with current_database(settings) as engine:
+        request = request_by_hand(engine, device, epoch, first, last)
     heard = asyncio.run(_send(settings, request))
     if not heard:
         raise BrokerGone(

@@ -71,6 +71,16 @@ def open_engine(settings: DatabaseSettings, *, reads: bool = False) -> Engine:
     return engine
 
 
+@contextmanager
+def opened(settings: DatabaseSettings, *, reads: bool = False) -> Iterator[Engine]:
+    """`open_engine` for as long as the block lasts: whatever ends it, its connections are closed."""
+    engine = open_engine(settings, reads=reads)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
 def _open_sqlite(settings: DatabaseSettings, *, reads: bool) -> Engine:
     path = make_url(settings.url).database or ""
     if path in ("", ":memory:"):

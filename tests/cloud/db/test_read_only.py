@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from cloud_inspect.cli import main
-from cloud_inspect.db.engine import open_engine
-from cloud_inspect.db.upgrade import upgrade
+from cloud_inspect.db.engine import open_engine, opened
+from cloud_inspect.db.upgrade import current, upgrade
 from cloud_inspect.settings import DatabaseSettings
 
 LOOKING = (["reports", "list"], ["gaps"], ["quarantine", "list"], ["db", "current"])
@@ -83,3 +83,16 @@ def test_looking_needs_no_mqtt_library(command: list[str], file: Path, monkeypat
 def test_asking_for_the_revision_makes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(["db", "current"], tmp_path / "none.sqlite3", monkeypatch) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def held_by_us(file: Path) -> int:
+    """How many descriptors of this process are that file."""
+    return sum(os.path.realpath(f"/proc/self/fd/{name}") == str(file.resolve()) for name in os.listdir("/proc/self/fd"))
+
+
+def test_what_fails_in_the_middle_leaves_no_connection_behind(file: Path) -> None:
+    with pytest.raises(ZeroDivisionError), opened(DatabaseSettings(url=f"sqlite:///{file}"), reads=True) as engine:
+        assert current(engine) is not None
+        assert held_by_us(file) > 0
+        raise ZeroDivisionError
+    assert held_by_us(file) == 0
