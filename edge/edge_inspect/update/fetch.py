@@ -168,7 +168,8 @@ class _Look:
         self._insist_on_newer(rollout, known, last)
         if rollout.sequence == known.sequence and known.settled:
             return None
-        wanted = rollout.model.digest not in known.refused and rollout.model.digest not in rollout.revoked
+        again = rollout.action == "rollback"  # goes back by name to what was refused here before
+        wanted = (again or rollout.model.digest not in known.refused) and rollout.model.digest not in rollout.revoked
         package = self._package(rollout, known, key_of(info)) if wanted else None
         offer = Offer(rollout, content, package, settings.clock(), self._trust.chain())
         if last is None or (last.content, last.package, last.metadata) != (content, package, offer.metadata):

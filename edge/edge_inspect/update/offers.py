@@ -71,5 +71,10 @@ def read_offer(models_dir: Path, product: str, channel: str) -> Offer | None:
     return Offer(rollout_of(content, product, channel), content, package, offered_at, metadata)
 
 
+def offer_file(models_dir: Path, product: str, channel: str) -> Path:
+    """Where it lies, if there is one."""
+    return _file(Shelf(models_dir), product, channel)
+
+
 def _file(shelf: Shelf, product: str, channel: str) -> Path:
     return shelf.offers / f"{product}-{channel}.json"

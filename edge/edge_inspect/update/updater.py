@@ -3,7 +3,7 @@
 1. Whatever goes wrong here, the model that judges goes on judging; the way home is the only thing that is insisted on:
    where it fails again and again the process ends, and the next start begins with the right model.
 2. The stage that is on disk is the one that is worked on (`machine`, `acts`).
-3. The heart (`beat_ns`) says how long a call may take; one that takes longer ends the process, and that start is
+3. The heart (`pulse`) says how long a call may take; one that takes longer ends the process, and that start is
    counted.
 4. One line in the log for each change of stage, and for each change of what is wrong.
 
@@ -56,9 +56,10 @@ class Updater:
         self._live = live
         self._looks = looks or Looks(600.0)
         self._wait_for_disk_s = wait_for_disk_s
-        self._pulse = Pulse()
+        self.pulse = Pulse()
+        """The thread's heart."""
         self._acts = Acts(
-            store, source, probe, live, box=box, looks=self._looks, pulse=self._pulse, now=now, look_s=look_s
+            store, source, probe, live, box=box, looks=self._looks, pulse=self.pulse, now=now, look_s=look_s
         )
         self._machine = Machine(store, self._acts.table(), now=now)
         self._tries_home = 0
@@ -66,20 +67,17 @@ class Updater:
 
     # Called from other threads
 
-    @property
-    def beat_ns(self) -> int | None:
-        """See `health.notify.Heart`."""
-        return self._pulse.beat_ns
-
-    def hint(self, product: str, channel: str, sequence: int) -> None:
-        """The plant says that there is a rollout: look soon, if it is news to us."""
+    def hint(self, product: str, channel: str, sequence: int) -> bool:
+        """The plant says that there is a rollout: look soon, if it is news to us. Whether it is."""
         floor = self._store.state.floors.get(f"{product}/{channel}")
-        if floor is None or floor.sequence < sequence:
+        is_news = floor is None or floor.sequence < sequence
+        if is_news:
             self._looks.hint()
+        return is_news
 
     def block(self) -> ModelUpdate:
         """For the device's state."""
-        state, last, progress = self._store.state, self._store.state.last_refusal, self._pulse.progress
+        state, last, progress = self._store.state, self._store.state.last_refusal, self.pulse.progress
         # asking whether there is something new is no stage that anybody needs to hear of
         asking = state.stage is Stage.FETCH and not progress
         return ModelUpdate(
@@ -108,25 +106,25 @@ class Updater:
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`. Raises what is a bug, and BadModel where there is no way home: a restart finds one."""
-        self._pulse.stop = stop
+        self.pulse.stop = stop
         try:
             while not stop.is_set():
                 self.step()
         except Ending:
             return
         finally:
-            self._pulse.beat_ns = None
+            self.pulse.beat_ns = None
 
     def step(self) -> Result:
         """One stage's work, and what follows from it. Raises Ending."""
         before = self._store.state
-        self._pulse.progress = None
-        self._pulse.allow(LIMITS_S[before.stage])
+        self.pulse.progress = None
+        self.pulse.allow(LIMITS_S[before.stage])
         try:
             result = self._machine.step()
         except StorageFailing as err:
             self._say(before.stage, "storage-failing", str(err))
-            self._pulse.rest(self._wait_for_disk_s)
+            self.pulse.rest(self._wait_for_disk_s)
             return Result(Outcome.LATER, "storage-failing", str(err))
         after = self._store.state
         if after.stage is not before.stage and Stage.FETCH not in (before.stage, after.stage):
@@ -156,7 +154,7 @@ class Updater:
         self._tries_home += 1
         if self._tries_home >= MOST_TRIES_HOME:
             raise BadModel("no-way-home", f"cannot go back while running: {result.why}")
-        self._pulse.rest(self._wait_for_disk_s)
+        self.pulse.rest(self._wait_for_disk_s)
 
     def _say(self, stage: Stage, code: str, why: str) -> None:
         """One line for each change of what is wrong."""

@@ -232,8 +232,8 @@ def test_the_heart_says_how_long_a_call_may_take(box: Box) -> None:
 
     def look(stage: Stage) -> Fault:
         def now() -> None:
-            assert updater.beat_ns is not None
-            seen[stage] = (updater.beat_ns - time.monotonic_ns()) / 1e9
+            assert updater.pulse.beat_ns is not None
+            seen[stage] = (updater.pulse.beat_ns - time.monotonic_ns()) / 1e9
 
         return now
 

@@ -1,0 +1,98 @@
+"""Where an updater's models come from: the repository itself, or what somebody else has fetched and offered.
+
+1. What is offered is a claim: nothing of it is believed before its whole chain of signatures and every byte of its
+   package were verified here (`offline`). Whoever can write `models_dir` can offer nothing but what was signed.
+2. An offer that has not changed is verified once in the life of a process, and in VERIFY each time.
+3. With `fetch = "daemon"` the network is asked by this process; with `fetch = "service"`, or without a url, never.
+
+    source = Offers(settings, asks=True)
+    rollout = source.fetch(stop, progress)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from edge_inspect.errors import Untrusted
+from edge_inspect.inference.package import ModelPackage
+from edge_inspect.update.fetch import FetchSettings, fetch_once
+from edge_inspect.update.offers import offer_file
+from edge_inspect.update.offline import check_offline
+from edge_inspect.update.shelf import Shelf
+from edge_inspect.update.state import Candidate
+from edge_wire.release import Rollout
+
+TIDY_WAIT_S = 2.0
+Stamp = tuple[int, int, int] | None
+
+
+class Offers:
+    """`acts.Source` for real. asks: whether this process looks at the repository itself."""
+
+    def __init__(self, settings: FetchSettings, *, asks: bool) -> None:
+        assert settings.root is not None
+        self._settings = settings
+        self._root = settings.root
+        self._asks = asks
+        self._file = offer_file(settings.models_dir, settings.product, settings.channel)
+        self._seen: Stamp = None
+        self._rollout: Rollout | None = None
+        """Verified; of the offer that was there at `_seen`."""
+
+    def fetch(self, stop: threading.Event, progress: Callable[[float], None]) -> Rollout | None:
+        if self.news():
+            return self._offered()
+        if not self._asks:
+            return self._rollout
+        share = [0.0]
+
+        def got(done: int, total: int) -> None:
+            share[0] = done / total if total else 0.0
+            progress(share[0])
+
+        fetch_once(replace(self._settings, progress=got, alive=lambda: progress(share[0])), stop)
+        return self._offered() if self.news() else self._rollout
+
+    def verify(self, candidate: Candidate) -> ModelPackage:
+        settings = self._settings
+        offer, package = check_offline(
+            settings.models_dir, self._root, settings.product, settings.channel, built=settings.built,
+            clock=settings.clock,
+        )  # fmt: skip
+        digest = candidate.model.digest
+        if offer.rollout.model.digest != digest or package is None:
+            raise Untrusted("offer-other", f"what is offered now is {offer.rollout.model.digest}, not {digest}")
+        return package
+
+    def news(self) -> bool:
+        return self._stamp() not in (None, self._seen)
+
+    def tidy(self, wanted: set[str]) -> None:
+        """Only by who fetches: another process would be in the middle of its work."""
+        if not self._asks:
+            return
+        offered = {self._rollout.model.digest} if self._rollout else set()
+        keep = {digest.removeprefix("sha256:") for digest in wanted | offered}
+        shelf = Shelf(self._settings.models_dir)
+        with shelf.hold(wait_s=TIDY_WAIT_S):
+            shelf.discard(packages=keep, keys=())
+
+    def _offered(self) -> Rollout:
+        settings = self._settings
+        self._seen, self._rollout = self._stamp(), None
+        offer, _ = check_offline(
+            settings.models_dir, self._root, settings.product, settings.channel, built=settings.built,
+            clock=settings.clock,
+        )  # fmt: skip
+        self._rollout = offer.rollout
+        return offer.rollout
+
+    def _stamp(self) -> Stamp:
+        """What changes with every new offer: they appear by rename."""
+        try:
+            found = self._file.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
