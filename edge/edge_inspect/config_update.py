@@ -14,6 +14,8 @@ from edge_wire.release import ChannelName, ProductName
 
 URL_ALLOWED = "http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH"
 
+SHADOW_SHARE = 0.3
+
 
 def _repository_url(url: str) -> str:
     try:
@@ -59,7 +61,7 @@ class UpdateConfig(Table):
     """Largest package that is taken."""
     keep_free_bytes: Annotated[int, Field(ge=0, le=1 << 40)] = 1 << 28
     """Room that a download leaves on the disk, for reports and pictures."""
-    shadow_share: Annotated[float, Field(gt=0, le=1)] = 0.3
+    shadow_share: Annotated[float, Field(gt=0, le=1)] = SHADOW_SHARE
     """Most of the time that a candidate may compute beside the model that judges."""
     probe_s: Annotated[int, Field(ge=5, le=3600)] = 60
     """Longest time that a candidate may take to load and answer its golden pictures."""

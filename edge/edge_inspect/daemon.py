@@ -6,6 +6,7 @@
     outbox          the writing side of the SQLite outbox       dies, or a write never returns
     courier         the MQTT connection                         dies, or hangs
     evidence        the ring of pictures on disk                dies; a disk that hangs is an alarm only
+    shadow          a model that judges beside, told to nobody  dies; one that hangs stops nobody
     line-<name>-..  `deadline`: what is not judged in time;     dies, or hangs
                     `reject`: which parts are on their way out;
                     `<adapter>`: one connection to the line
@@ -35,11 +36,14 @@ from importlib import metadata
 
 import structlog
 
+from edge_inspect.beside import Shadow
 from edge_inspect.capture.cut_short import ready_to_cut_short
 from edge_inspect.capture.protocol import Camera, Pixels
 from edge_inspect.config import Config, broker_of
+from edge_inspect.config_update import SHADOW_SHARE
 from edge_inspect.delivery.courier import Courier
 from edge_inspect.delivery.evidence import FOLDER, EvidenceStore
+from edge_inspect.delivery.evidence_subject import Subject
 from edge_inspect.delivery.outbox import FILE_NAME, Outbox
 from edge_inspect.delivery.writer import OutboxWriter
 from edge_inspect.health import vitals
@@ -49,6 +53,7 @@ from edge_inspect.health.observed import LinkPulse, Observed
 from edge_inspect.health.patience import Patience
 from edge_inspect.line.protocol import Adapter
 from edge_inspect.lines import Lines
+from edge_inspect.models import LiveModels
 from edge_inspect.pipeline import Judged, Lane, Pipeline, Watcher
 from edge_inspect.reporting import defect_report, evidence_subject
 from edge_inspect.station import Engines, Station
@@ -121,6 +126,14 @@ class Appliance:
             )
             for camera in config.camera
         }  # fmt: skip
+        self.shadow = Shadow(
+            list(self.stations.values()), line_waits=lambda: self.pipeline.line_waits, keep=self._keep_disagreement,
+            share=config.update.shadow_share if config.update else SHADOW_SHARE,
+        )  # fmt: skip
+        self.models = LiveModels(
+            list(self.stations.values()), self.pipeline, self._engines, self.shadow, config.model.dir,
+            changed=self._telling.camera_known,
+        )  # fmt: skip
         self.lines = Lines(config, self.topics, self.stations, self.pipeline, adapters or {}, self._telling.answer)
         self.outbox: Outbox | None = None
         self.writer: OutboxWriter | None = None
@@ -138,8 +151,8 @@ class Appliance:
 
         Raises what ended a thread: a Refusal, CameraLost at the start, or a bug.
         """
-        capture_stop, inspect_stop, keep_stop, send_stop, pulse_stop, picture_stop = (
-            threading.Event() for _ in range(6)
+        capture_stop, inspect_stop, keep_stop, send_stop, pulse_stop, picture_stop, shadow_stop = (
+            threading.Event() for _ in range(7)
         )
         new_thread = partial(Thread, end=self._end)
         grabs = [new_thread(f"grab-{name}", s.grabber.run, capture_stop) for name, s in self.stations.items()]
@@ -150,7 +163,8 @@ class Appliance:
         pulse += [new_thread("status", self._doors.run, pulse_stop)] if self._doors else []
         lines = [new_thread(name, body, threading.Event()) for name, _, body in self.lines.threads()]
         pictures = [new_thread("evidence", self.evidence.run, picture_stop)] if self.evidence else []
-        threads = [*keep, *send, *pulse, *pictures, *lines, inspect, *grabs]
+        shadow = [new_thread("shadow", self.shadow.run, shadow_stop)]
+        threads = [*keep, *send, *pulse, *pictures, *lines, *shadow, inspect, *grabs]
         switch_s = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S if lines else switch_s)
         if self._doors:
@@ -164,12 +178,14 @@ class Appliance:
             self._notifier.stopping()
             until = time.monotonic() + END_S
             self.lines.wind_down()
+            shadow_stop.set()
             join(grabs, until, capture_stop)
             join([inspect], until - KEEP_FOR_DELIVERY_S)  # it ends by itself once every ring is empty
             join([inspect], until, inspect_stop)
             for thread in lines:  # what decides before what tells the outside
                 join([thread], until, thread.stop)
             picture_stop.set()
+            join(shadow, until, shadow_stop)
             join(pulse, until, pulse_stop)
             join(keep, until, keep_stop)
             join(send, until, send_stop)
@@ -300,7 +316,8 @@ class Appliance:
     def _hearts(self) -> list[Heart]:
         """One for each thread that runs, by its name; a thread without one could hang for ever unnoticed.
 
-        Only `evidence` has none here: no line stops for a picture. When it hangs, that is an alarm in the state.
+        Only two have none here: no line stops for a picture, nor for a model that nobody hears. When `evidence` hangs,
+        that is an alarm in the state; when `shadow` does, its report no longer moves.
         """
         hearts = [Heart.of(f"grab-{name}", s.grabber) for name, s in self.stations.items()]
         hearts.append(Heart.of("inspect", self.pipeline))
@@ -342,6 +359,10 @@ class Appliance:
         identity = self.stations[lane.name].identity
         assert identity is not None
         evidence.offer(evidence_subject(lane, judged, identity, pixels), pixels)
+
+    def _keep_disagreement(self, subject: Subject, pixels: Pixels) -> bool:
+        """By the thread `shadow`: a frame on which two models disagree."""
+        return self.evidence is not None and self.evidence.offer_beside(subject, pixels)
 
 
 def _beat_at_disk(owner: HasBeat, outbox: Outbox) -> int | None:

@@ -5,6 +5,7 @@
 3. Nothing of a frame's or a tensor's size is allocated here: slot -> engine input is the only copy of pixels.
 4. Cameras take turns, one frame each, so that none starves another.
 5. What the line was told is what is reported and counted: a verdict that came too late for it is UNKNOWN.
+6. Models are exchanged between two frames, by this thread, and that is all it does for it: no part waits, none is lost.
 
     pipeline = Pipeline(tell=console.tell, report=writer.put)
     pipeline.add(lane)
@@ -16,9 +17,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -26,29 +25,27 @@ from edge_inspect.capture.protocol import Pixels, Stamp
 from edge_inspect.capture.ring import Gap, Slot
 from edge_inspect.counts import LaneCounts
 from edge_inspect.inference.decode import Detections
-from edge_inspect.lane import Judged, Lane, Seen, Stages, judged_as_told
+from edge_inspect.known_answers import KnownAnswers
+from edge_inspect.lane import Beside, FittedModel, Judged, Lane, Seen, Stages, Watcher, judged_as_told
 from edge_inspect.verdict.judge import Kind, Verdict
 from edge_inspect.verdict.parts import Look
 
-__all__ = ["Judged", "Lane", "Pipeline", "Seen", "Stages", "Watcher"]
+__all__ = ["Beside", "Judged", "Lane", "Pipeline", "Seen", "Stages", "Watcher"]
 
 log = structlog.get_logger()
 
-MODEL_SWAP = "model-swap"
 NOT_READY = "not-ready"
-KNOWN_ANSWER_EVERY_S = 300.0
 COLLECT_ALL_EVERY_S = 300.0
 DEAD_SAID_EVERY_NS = 10_000_000_000
 WARM_UP_PARTS = 20
 IDLE_S = 1.0
 
 
-class Watcher(Protocol):
-    """Sees each frame while its slot is still leased: annotated videos, galleries, scores. Not for the line."""
-
-    def frame(self, lane: Lane, slot: Slot, looks: list[Look], found: Detections | None) -> None: ...
-
-    def judged(self, lane: Lane, judged: Judged, pixels: Pixels | None) -> None: ...
+class _Exchange:
+    def __init__(self, models: Sequence[tuple[Lane, FittedModel]], then: Callable[[], None]) -> None:
+        self.models = models
+        self.then = then
+        self.done = threading.Event()
 
 
 class Pipeline:
@@ -67,6 +64,11 @@ class Pipeline:
     ) -> None:
         self.beat_ns: int | None = time.monotonic_ns()
         self.frames = 0
+        self.beside: Beside | None = None
+        """Hears of every part that was looked at, after it was told."""
+        self._exchange: _Exchange | None = None
+        self._ended = False
+        self._decided: dict[int, tuple[Verdict, Judged]] = {}
         self._lanes: list[Lane] = []
         self._tell = tell
         self._note = note
@@ -76,10 +78,9 @@ class Pipeline:
         self._ready = ready
         self._frames_wanted = frames_wanted
         self._times = (0, 0, 0)
-        self._aside_ns = 0
+        self._aside_ns = self._running_ns = 0
         self._taken_ns = self._first_ns = self._last_ns = 0
-        self._known_answer_at = time.monotonic() + KNOWN_ANSWER_EVERY_S
-        self._next_question = 0
+        self._known_answers = KnownAnswers()
         self._until_freeze = WARM_UP_PARTS
         self._idle_since = self._collected_at = time.monotonic()
 
@@ -101,16 +102,25 @@ class Pipeline:
         with self._ready:
             self._ready.notify_all()
 
-    @contextmanager
-    def swapping(self, lane: Lane) -> Iterator[None]:
-        """In the inspect thread, between frames: while the model is exchanged, triggers are UNKNOWN `model-swap`."""
-        if lane.line is not None:
-            lane.line.hold(MODEL_SWAP)
-        try:
-            yield
-        finally:
-            if lane.line is not None:
-                lane.line.release()
+    @property
+    def line_waits(self) -> bool:
+        """A part is between its trigger and its answer."""
+        return any(lane.line is not None and lane.line.busy for lane in tuple(self._lanes))
+
+    def exchange(self, models: Sequence[tuple[Lane, FittedModel]], then: Callable[[], None] = lambda: None) -> bool:
+        """From the next frame on, each of these lanes is judged by its new model; parts that are begun by their old.
+
+        Called by one thread at a time, not the inspect thread; returns when it has happened (`then` was called with
+        it, in the inspect thread), or False when the pipeline ended instead.
+        """
+        wanted = _Exchange(models, then)
+        with self._ready:
+            self._exchange = wanted
+            self._ready.notify_all()
+        while not wanted.done.wait(0.2):
+            if self._ended:
+                return wanted.done.is_set()
+        return True
 
     def run(self, stop: threading.Event, all_ended: Callable[[], bool] = lambda: False) -> None:
         """Inspect until `stop`, until the wanted number of frames, or until every source ended and is drained.
@@ -120,6 +130,7 @@ class Pipeline:
         try:
             self._run(stop, all_ended)
         finally:
+            self._ended = True
             for lane in self._lanes:
                 if lane.line is not None:
                     lane.line.hold(NOT_READY)
@@ -133,7 +144,8 @@ class Pipeline:
     def _run(self, stop: threading.Event, all_ended: Callable[[], bool]) -> None:
         while not stop.is_set():
             self.beat_ns = time.monotonic_ns()
-            self._check_known_answers()
+            self._exchange_models()
+            self._known_answers.look(self._lanes, self.line_waits)
             ended = all_ended()
             busy = False
             for lane in tuple(self._lanes):
@@ -144,21 +156,28 @@ class Pipeline:
                 self._idle_since = time.monotonic()
             self._collect_when_idle()
             if not busy:
-                if ended and not self._line_waits():
+                if ended and not self.line_waits:
                     return
                 with self._ready:
                     self._ready.wait_for(self._has_news, timeout=0.2)
 
+    def _exchange_models(self) -> None:
+        wanted = self._exchange
+        if wanted is not None:
+            self._exchange = None
+            for lane, model in wanted.models:
+                lane.model = model
+            wanted.then()
+            wanted.done.set()
+
     def _has_news(self) -> bool:
-        return any(lane.ring.has_news() or (lane.line is not None and lane.line.has_news()) for lane in self._lanes)
+        return self._exchange is not None or any(
+            lane.ring.has_news() or (lane.line is not None and lane.line.has_news()) for lane in self._lanes
+        )
 
     def _work_may_come(self) -> bool:
         """The next frame may have to be inspected; not so where only triggered parts are, and nobody waits for one."""
-        return self._line_waits() or any(lane.recipe.part.mode != "trigger" for lane in self._lanes)
-
-    def _line_waits(self) -> bool:
-        """A part is between its trigger and its answer."""
-        return any(lane.line is not None and lane.line.busy for lane in self._lanes)
+        return self.line_waits or any(lane.recipe.part.mode != "trigger" for lane in self._lanes)
 
     def _take_turn(self, lane: Lane) -> bool:
         """One frame, or the gaps, of one camera; False when it had nothing."""
@@ -184,7 +203,8 @@ class Pipeline:
         lane.counts.frames += 1
         if stamp.missed:
             self._blind(lane, Gap(stamp.captured_ns, "frames-lost", stamp.missed))
-        self._aside_ns = 0
+        self._aside_ns = self._running_ns = 0
+        self._decided.clear()
         dead = "" if stamp.broken else lane.check.check(pixels)
         newly_dead = bool(dead) and dead != lane.dead_picture
         unusable = stamp.broken or dead
@@ -197,16 +217,20 @@ class Pipeline:
                 watcher.frame(lane, slot, [], None)
             return
         looks = list(lane.finder.see(pixels, stamp.captured_ns))
-        found = self._look(lane, pixels) if looks else None
-        if found is not None:
+        if looks:
             lane.counts.capture.add(max(0, self._taken_ns - stamp.captured_ns))
-        for look in looks:
-            assert found is not None
-            self._judge(lane, slot, look, found)
+        found, by = None, None
+        for look in looks:  # right after an exchange, some of them may be of parts that another model began
+            model = lane.model_of(look.part)
+            if found is None or model is not by:
+                found, by = self._look(lane, model, pixels), model
+            self._judge(lane, model, slot, look, found)
         self._tell_unjudged(lane, stamp)
         if found is not None:
-            lane.counts.own.add(time.perf_counter_ns() - start - self._times[1] - self._aside_ns)
+            lane.counts.own.add(time.perf_counter_ns() - start - self._running_ns - self._aside_ns)
         self._note_dead(lane, dead)
+        if self.beside is not None and looks:
+            self.beside.seen(lane, slot, looks, self._decided)
         for watcher in self._watchers:
             watcher.frame(lane, slot, looks, found)
 
@@ -221,38 +245,32 @@ class Pipeline:
             log.warning("picture.dead" if dead else "picture.alive_again", camera=lane.name, why=dead or lane.dead_said)
             lane.dead_said, lane.dead_said_ns = dead, time.monotonic_ns()
 
-    def _look(self, lane: Lane, pixels: Pixels) -> Detections:
+    def _look(self, lane: Lane, model: FittedModel, pixels: Pixels) -> Detections:
         """One picture through the network; leaves the three stage times in `self._times`."""
-        engine = lane.engine
-        start = time.perf_counter_ns()
-        lane.letterbox(pixels, out=engine.input)
-        boxed = time.perf_counter_ns()
-        engine.run()
-        ran = time.perf_counter_ns()
-        found = lane.decoder.decode(engine.output, lane.letterbox, lane.thresholds)
-        done = time.perf_counter_ns()
-        self._times = (boxed - start, ran - boxed, done - ran)
+        found, self._times = model.find(pixels)
+        letterbox_ns, inference_ns, decode_ns = self._times
+        self._running_ns += inference_ns
         counts = lane.counts
         counts.inferences += 1
-        counts.letterbox.add(boxed - start)
-        counts.inference.add(ran - boxed)
-        counts.decode.add(done - ran)
+        counts.letterbox.add(letterbox_ns)
+        counts.inference.add(inference_ns)
+        counts.decode.add(decode_ns)
         return found
 
-    def _judge(self, lane: Lane, slot: Slot, look: Look, found: Detections) -> None:
+    def _judge(self, lane: Lane, model: FittedModel, slot: Slot, look: Look, found: Detections) -> None:
         start = time.perf_counter_ns()
-        if found.finite:
-            lane.judge.look(look, found.boxes, found.scores, found.classes, found.n)
-        else:
-            lane.judge.unusable(look, "non-finite")
-        verdict = lane.judge.decide(look.part) if look.last else None
+        verdict = model.look(look, found)
+        lane.looked(look, model)
         judged_ns = time.perf_counter_ns() - start
         lane.counts.judging.add(judged_ns)
         letterbox_ns, inference_ns, decode_ns = self._times
         if verdict is not None:
             waited_ns = max(0, self._taken_ns - slot.stamp.captured_ns)
             stages = Stages(waited_ns, letterbox_ns, inference_ns, decode_ns, judged_ns)
-            self._tell_verdict(lane, slot.stamp, look.part, verdict, Seen(look.box, stages, slot.pixels))
+            seen = Seen(look.box, stages, slot.pixels)
+            judged = self._tell_verdict(lane, model, slot.stamp, look.part, verdict, seen)
+            if self.beside is not None:
+                self._decided[look.part] = verdict, judged
 
     def _blind(self, lane: Lane, gap: Gap) -> None:
         if gap.reason == "camera-lost":
@@ -271,15 +289,25 @@ class Pipeline:
     def _tell_unjudged(self, lane: Lane, stamp: Stamp, dead: Pixels | None = None) -> None:
         """`dead`: the first picture of a camera that shows nothing. No verdict rests on it; it is kept as evidence."""
         for part, reason in lane.finder.unjudged():
-            self._tell_verdict(lane, stamp, part, lane.judge.decide(part, reason), None, dead)
+            model, verdict = lane.give_up(part, reason)
+            self._tell_verdict(lane, model, stamp, part, verdict, None, dead)
+            if self.beside is not None:
+                self.beside.gave_up(lane, part)
 
     def _tell_verdict(
-        self, lane: Lane, stamp: Stamp, part: int, verdict: Verdict, seen: Seen | None, dead: Pixels | None = None
-    ) -> None:
+        self,
+        lane: Lane,
+        model: FittedModel,
+        stamp: Stamp,
+        part: int,
+        verdict: Verdict,
+        seen: Seen | None,
+        dead: Pixels | None = None,
+    ) -> Judged:
         told = None
         if lane.line is not None:  # first of all
             told = lane.line.answer(part, verdict.kind.value, verdict.reason, stamp.captured_ns)
-        judged = judged_as_told(part, verdict, stamp, seen, told)
+        judged = judged_as_told(part, verdict, stamp, seen, told, model.ref)
         pixels = seen.pixels if seen else None
         if told is None:  # else its line has noted it
             self._note(lane, judged)
@@ -290,11 +318,13 @@ class Pipeline:
         if shown is not None:
             self._keep(lane, judged, shown)
         self._count(lane.counts, judged)
+        model.counts.judged(judged.verdict)
         watching = time.perf_counter_ns()
         for watcher in self._watchers:
             watcher.judged(lane, judged, pixels)
         self._tidy_between_parts()
         self._aside_ns += time.perf_counter_ns() - watching
+        return judged
 
     @staticmethod
     def _count(counts: LaneCounts, judged: Judged) -> None:
@@ -313,7 +343,7 @@ class Pipeline:
         self._until_freeze -= 1
         if self._until_freeze == 0:
             self._tidy_for_good()
-        elif self._until_freeze < 0 and gc.get_count()[0] > (100_000 if self._line_waits() else 5_000):
+        elif self._until_freeze < 0 and gc.get_count()[0] > (100_000 if self.line_waits else 5_000):
             gc.collect(1)
 
     def _tidy_for_good(self) -> None:
@@ -326,26 +356,10 @@ class Pipeline:
     def _collect_when_idle(self) -> None:
         """The oldest generation is collected only while nothing is to be inspected, and seldom."""
         now = time.monotonic()
-        if now - self._idle_since <= IDLE_S or self._line_waits():
+        if now - self._idle_since <= IDLE_S or self.line_waits:
             return
         if now - self._collected_at > COLLECT_ALL_EVERY_S:
             gc.collect()
             self._collected_at = now
         elif self._until_freeze < 0 and gc.get_count()[0] > 5_000:  # of other threads: adapters, couriers
             gc.collect(1)
-
-    def _check_known_answers(self) -> None:
-        """Between frames, each golden picture every few minutes, one at a time so that no frame waits for more.
-
-        A runtime that silently computes nonsense must not go on judging.
-        """
-        late_s = time.monotonic() - self._known_answer_at
-        if late_s < 0 or (self._line_waits() and late_s < KNOWN_ANSWER_EVERY_S):
-            return
-        engines = list({id(lane.engine): lane.engine for lane in self._lanes}.values())
-        questions = [(engine, number) for engine in engines for number in range(engine.known_answers)]
-        if questions:
-            engine, number = questions[self._next_question % len(questions)]
-            engine.known_answer(number)
-            self._next_question += 1
-        self._known_answer_at = time.monotonic() + KNOWN_ANSWER_EVERY_S / max(1, len(questions))

@@ -8,17 +8,17 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
 import simplejpeg
 
 from edge_inspect.capture.protocol import Pixels
-from edge_inspect.delivery.evidence_file import Mark
-from edge_inspect.delivery.evidence_subject import NEARLY_ALL, Subject
+from edge_inspect.delivery.evidence_file import Mark, Other
+from edge_inspect.delivery.evidence_subject import DISAGREEMENT, NEARLY_ALL, Subject
 from edge_inspect.pipeline import Judged, Lane
-from edge_inspect.verdict.judge import Defect, Kind
+from edge_inspect.verdict.judge import Defect, Kind, Verdict
 from edge_wire import messages as wire
 from edge_wire.fields import utc_from_ns
 from edge_wire.topics import Topics
@@ -36,7 +36,7 @@ _REPORTED: dict[Kind, Literal[wire.VerdictKind.NG, wire.VerdictKind.UNKNOWN]] = 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who reports: constant for the life of the process, per camera."""
+    """Who reports, per camera. `model`: the one that judges now; a part carries the one that judged it."""
 
     topics: Topics
     camera_digest: str
@@ -79,7 +79,7 @@ def defect_report(lane: Lane, judged: Judged, who: Identity, pixels: Pixels | No
         verdict=_REPORTED[judged.verdict.kind],
         reason=judged.verdict.reason,
         defects=tuple(_defect(defect) for defect in judged.verdict.defects[: wire.MAX_DEFECTS]),
-        model=who.model,
+        model=judged.model or who.model,
         recipe=who.recipe,
         verdict_ns=judged.verdict_ns,
         verdict_utc=utc_from_ns(verdict_utc_ns),
@@ -142,23 +142,50 @@ def thumbnail(lane: Lane, judged: Judged, pixels: Pixels) -> wire.Thumbnail | No
 
 def evidence_subject(lane: Lane, judged: Judged, who: Identity, pixels: Pixels) -> Subject:
     """What to keep of a part: the frame `pixels` and, of it, the part, or the defects where the part is the frame."""
-    verdict = judged.verdict
+    verdict, model = judged.verdict, judged.model or who.model
     return Subject(
         camera=lane.name,
         part=judged.part,
         verdict=verdict.kind.value,
         reason=verdict.reason,
-        defects=tuple(Mark(found.cls, found.confidence, found.box_px, found.severity) for found in verdict.defects),
+        defects=_marks(verdict),
         part_px=judged.box_px,
         crop_px=_evidence_crop(judged, pixels.shape[1], pixels.shape[0]),
         captured_ns=judged.captured_ns,
         captured_utc_ns=judged.captured_utc_ns,
-        model=f"{who.model.name} {who.model.version}",
-        model_digest=who.model.digest,
+        model=f"{model.name} {model.version}",
+        model_digest=model.digest,
         recipe=f"{who.recipe.name} {who.recipe.version}",
         recipe_digest=who.recipe.digest,
         sequence=judged.sequence,
     )
+
+
+def disagreement(
+    lane: Lane,
+    judged: Judged,
+    who: Identity,
+    pixels: Pixels,
+    answered: Verdict,
+    beside: tuple[wire.ModelRef, Verdict],
+) -> Subject:
+    """What to keep of a part on which two models disagree: the one that answers the line, and the one beside it."""
+    model, verdict = beside
+    other = Other(
+        model=f"{model.name} {model.version}",
+        model_digest=model.digest,
+        verdict=verdict.kind.value,
+        reason=verdict.reason,
+        defects=_marks(verdict),
+    )
+    of_the_line = evidence_subject(lane, judged, who, pixels)
+    return replace(
+        of_the_line, verdict=answered.kind.value, reason=DISAGREEMENT, defects=_marks(answered), beside=other
+    )
+
+
+def _marks(verdict: Verdict) -> tuple[Mark, ...]:
+    return tuple(Mark(found.cls, found.confidence, found.box_px, found.severity) for found in verdict.defects)
 
 
 def _evidence_crop(judged: Judged, width_px: int, height_px: int) -> tuple[int, int, int, int]:

@@ -3,12 +3,14 @@
 1. What can be wrong without a camera (recipe, model package) is found out when the station is made.
 2. The lane appears only whole: ring, engine warm and its known answer checked, judge.
 3. Cameras that want the same model, precision and input shape share one engine.
+4. No camera is fitted while `Engines.lock` is held: whoever exchanges models sees all of them, or none of a new one.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -20,17 +22,15 @@ from edge_inspect.capture.protocol import Camera, Format
 from edge_inspect.capture.ring import Policy, Ring
 from edge_inspect.config import CameraConfig, ModelConfig
 from edge_inspect.counts import LaneCounts
+from edge_inspect.errors import BadConfig, BadModel
 from edge_inspect.health.vitals import CameraPulse
-from edge_inspect.inference.decode import Decoder
 from edge_inspect.inference.engine import Engine, preferred
-from edge_inspect.inference.letterbox import Letterbox
 from edge_inspect.inference.package import DEFAULT_MODEL, ModelPackage, find_model
 from edge_inspect.inference.providers import choose
+from edge_inspect.lane import FittedModel, Lane, fit
 from edge_inspect.line.desk import CAMERA_LOST, NOT_READY, Desk
 from edge_inspect.line.outlet import Outlet
-from edge_inspect.pipeline import Lane
 from edge_inspect.reporting import Identity
-from edge_inspect.verdict.judge import Judge
 from edge_inspect.verdict.parts import part_finder
 from edge_inspect.verdict.recipe import find_recipe, load_recipe
 from edge_wire import messages as wire
@@ -48,25 +48,42 @@ class Engines:
     def __init__(self, model: ModelConfig, cache_dir: Path) -> None:
         self._model = model
         self._cache_dir = cache_dir
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
         self._engines: dict[str, Engine] = {}
 
     def get(self, package: ModelPackage, form: Format) -> Engine:
         """The engine whose input wastes least on this camera's pictures: loaded, warm, its known answer checked."""
+        with self.lock:
+            return self._get(package, form, self._engines, threads=self._model.threads, spin=True)
+
+    def get_beside(self, package: ModelPackage, form: Format, engines: dict[str, Engine]) -> Engine:
+        """The same for a model that disturbs nobody: on one thread that does not wait busily; kept in `engines`."""
+        return self._get(package, form, engines, threads=1, spin=False)
+
+    def _get(
+        self, package: ModelPackage, form: Format, engines: dict[str, Engine], *, threads: int, spin: bool
+    ) -> Engine:
         model = self._model
-        with self._lock:
-            source, prefer = (form.height_px, form.width_px), preferred(choose(model.provider))
-            variant = package.variant(model.precision, model.shape, source=source, prefer=prefer)
-            key = f"{package.digest}/{variant.file}"
-            if key not in self._engines:
-                engine = Engine(
-                    package, provider=model.provider, threads=model.threads, shape=model.shape,
-                    precision=model.precision, source=source, cuda_graph=model.cuda_graph, cache_dir=self._cache_dir,
-                )  # fmt: skip
-                engine.warm_up()
-                engine.known_answer()
-                self._engines[key] = engine
-            return self._engines[key]
+        source, prefer = (form.height_px, form.width_px), preferred(choose(model.provider))
+        variant = package.variant(model.precision, model.shape, source=source, prefer=prefer)
+        key = f"{package.digest}/{variant.file}"
+        if key not in engines:
+            engine = Engine(
+                package, provider=model.provider, threads=threads, shape=model.shape, precision=model.precision,
+                source=source, spin=spin, cuda_graph=model.cuda_graph, cache_dir=self._cache_dir,
+            )  # fmt: skip
+            engine.warm_up()
+            engine.known_answer()
+            engines[key] = engine
+        return engines[key]
+
+    def free(self, used: Callable[[Engine], bool]) -> None:
+        """Close what nobody uses any more."""
+        with self.lock:
+            for key, engine in list(self._engines.items()):
+                if not used(engine):
+                    del self._engines[key]
+                    engine.close()
 
     def close(self) -> None:
         for engine in self._engines.values():
@@ -91,13 +108,18 @@ class Station:
         self.config = config
         self.recipe = load_recipe(find_recipe(config.recipe) if config.recipe else find_recipe())
         self.package = ModelPackage.load(find_model(config.model or model_dir or DEFAULT_MODEL))
-        self.thresholds = self.recipe.thresholds(self.package.manifest.classes)
+        """What judges this camera's parts, now or once its pictures are known."""
+        self.recipe.thresholds(self.package.manifest.classes)  # a class that it lacks is said now
+        self.follows = config.model is None
+        """It has the model of `[model] dir`, whichever that is at the time; else one of its own."""
+        self.on_trial = False
         self.counts = LaneCounts()
         self.camera = camera or camera_from(config.address(), **config.options())
         self.lane: Lane | None = None
         self.line: Desk | Outlet | None = None
         """Its production line's side, if it has one; set before the grabber runs."""
         self.identity: Identity | None = None
+        self._form: Format | None = None
         self.grabber = Grabber(
             config.name, self.camera, self._prepare, self.counts, first_open_s=first_open_s, stall_s=config.stall_s
         )
@@ -155,24 +177,56 @@ class Station:
             frame_bytes=lane.ring.slots[0].pixels.nbytes if lane else 0,
         )
 
+    def fit(self, package: ModelPackage) -> FittedModel | None:
+        """That package made ready for this camera; None as long as nobody knows its pictures.
+
+        Raises BadModel: `recipe-class` when the recipe needs a class that it lacks.
+        """
+        self.check(package)
+        return self._fit(self._engines.get(package, self._form)) if self._form else None
+
+    def fit_beside(self, package: ModelPackage, engines: dict[str, Engine]) -> FittedModel | None:
+        """The same for a model that judges beside the one in use; its engine is one of, or comes into, `engines`."""
+        self.check(package)
+        return self._fit(self._engines.get_beside(package, self._form, engines)) if self._form else None
+
+    def check(self, package: ModelPackage) -> None:
+        """Raises BadModel `recipe-class` when the recipe needs a class that it lacks."""
+        try:
+            self.recipe.thresholds(package.manifest.classes)
+        except BadConfig as err:
+            raise BadModel("recipe-class", str(err)) from err
+
+    def _fit(self, engine: Engine) -> FittedModel:
+        assert self._form is not None
+        return fit(engine, self.recipe, self._form.height_px, self._form.width_px)
+
+    def adopt(self, package: ModelPackage, model: FittedModel | None) -> None:
+        """From now on this is its model. Called with `Engines.lock` held, when its lane has it, too."""
+        self.package = package
+        if model is not None and self.identity is not None:
+            self.identity = replace(self.identity, model=model.ref)
+
     def _prepare(self, form: Format) -> Ring:
         """Called by the grab thread at the first opening: build the lane and announce it."""
-        engine = self._engines.get(self.package, form)
+        with self._engines.lock:
+            self._form = form
+            model = self.fit(self.package)
+            assert model is not None
+            model.on_trial = self.on_trial
+            return self._build(form, model)
+
+    def _build(self, form: Format, model: FittedModel) -> Ring:
         height_px, width_px = form.height_px, form.width_px
         each_frame = self.recipe.part.mode == "frame"
-        classes = self.package.manifest.classes
         lane = Lane(
             name=self.config.name,
             ring=Ring(
                 self.config.slots, height_px, width_px, self.policy, ready=self._ready, drops_are_gaps=not each_frame
             ),
-            engine=engine,
-            letterbox=Letterbox(height_px, width_px, engine.height, engine.width),
-            decoder=Decoder(engine.layout, classes),
+            model=model,
             finder=part_finder(self.recipe, height_px, width_px, self.line if isinstance(self.line, Desk) else None),
-            judge=Judge(self.recipe, classes),
             recipe=self.recipe,
-            thresholds=self.thresholds,
             counts=self.counts,
             check=PictureCheck(height_px, width_px, frozen_frames=self._frozen_frames()),
             line=self.line,
@@ -181,12 +235,7 @@ class Station:
             topics=self._topics,
             camera_digest=self._camera_digest(form),
             recipe=wire.RecipeRef(name=self.recipe.name, version=self.recipe.version, digest=self.recipe.digest),
-            model=wire.ModelRef(
-                name=self.package.manifest.name,
-                version=self.package.manifest.version,
-                digest=self.package.digest,
-                variant_digest=f"sha256:{engine.variant.sha256}",
-            ),
+            model=model.ref,
         )
         if not lane.ring.locked:
             log.info("frames.not_locked", camera=lane.name, limit="RLIMIT_MEMLOCK")

@@ -11,12 +11,13 @@ The oracle is this program's: what was written into the PLC's registers is noted
 (/dev/shm), and what each part was is known from the seed; nothing is taken from the daemon's own counts. A campaign
 fails if a trigger has no answer or more than one, if a verdict other than UNKNOWN came after the PLC's deadline (or the
 PLC let such a part pass), if a part whose picture could not be judged (dark, white, broken, poisoned numbers, camera
-unplugged or hanging, model being swapped) was OK, or if a bad part was OK.
+unplugged or hanging) was OK, or if a bad part was OK.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import sys
@@ -24,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from edge_inspect.config_line import LineConfig, ModbusClientConfig
 from edge_inspect.daemon import Appliance
 from edge_inspect.inference.decode import Detections
 from edge_inspect.inference.engine import Engine
+from edge_inspect.inference.package import ModelPackage
 from edge_inspect.line import modbus_map as at
 from edge_inspect.line.modbus_client import ModbusClient
 from edge_inspect.line.plc_program import PlcPart, PlcProgram
@@ -51,7 +53,7 @@ NETWORK_MS = 10.0
 MEASURED = 60
 """Parts that are fired one by one to find out what inference holds."""
 WAIT_S = 120.0
-UNPLUGGED_S, HANGS_S, SWAP_S = 0.4, 0.8, 0.05
+UNPLUGGED_S, HANGS_S = 0.4, 0.8
 RECIPE = """
 name = "campaign"
 version = "1"
@@ -85,26 +87,24 @@ class Oracle:
 
 
 class Swapper:
-    """A watcher: between two frames, in the inspect thread, exchanges the network by its twin when asked to."""
+    """Exchanges the network by its twin when asked to, in a thread of its own; a watcher of what judging costs."""
 
-    def __init__(self) -> None:
+    def __init__(self, twins: Sequence[ModelPackage]) -> None:
         self.appliance: Appliance
-        self.wanted = threading.Event()
+        self.wanted = threading.Semaphore(0)
+        self.over = False
         self.swaps = 0
         self.cost_ns: list[int] = []
-        self._twin: Engine | None = None
+        self._twins = itertools.cycle(twins)
+
+    def run(self) -> None:
+        """Until `close`."""
+        while self.wanted.acquire() and not self.over:
+            self.appliance.models.swap(next(self._twins))
+            self.swaps += 1
 
     def frame(self, lane: Lane, slot: Slot, looks: list[Look], found: Detections | None) -> None:
-        if not self.wanted.is_set():
-            return
-        self.wanted.clear()
-        with self.appliance.pipeline.swapping(lane):
-            if self._twin is None:
-                self._twin = Engine(lane.engine.package, provider="cpu", threads=1)
-                self._twin.warm_up()
-            time.sleep(SWAP_S)
-            lane.engine, self._twin = self._twin, lane.engine
-            self.swaps += 1
+        """Verdicts are enough."""
 
     def judged(self, lane: Lane, judged: Judged, pixels: object) -> None:
         if judged.stages is not None:
@@ -112,8 +112,8 @@ class Swapper:
             self.cost_ns.append(stages.letterbox_ns + stages.inference_ns + stages.decode_ns + stages.judge_ns)
 
     def close(self) -> None:
-        if self._twin is not None:
-            self._twin.close()
+        self.over = True
+        self.wanted.release()
 
 
 class FlashingClient(ModbusClient):
@@ -164,8 +164,9 @@ class Campaign:
         table = ModbusClientConfig(host="127.0.0.1", port=port, ring=16, poll_ms=2.0)
         client = FlashingClient(**table.model_dump())
         client.camera = self.camera
-        self.swapper = Swapper()
-        config = self._config(table)
+        first, second = (write_tiny_package(self.folder / name, name=name, poison=True) for name in ("tiny", "twin"))
+        self.swapper = Swapper([ModelPackage.load(second), ModelPackage.load(first)])
+        config = self._config(table, first)
         appliance = Appliance(
             config, cameras={config.camera[0].name: self.camera}, adapters={"line": (client,)},
             watchers=(self.swapper,), deliver=self.options.deliver,
@@ -181,26 +182,33 @@ class Campaign:
             finally:
                 stop.set()
 
-        thread = threading.Thread(target=line, name="line")
-        thread.start()
+        threads = [
+            threading.Thread(target=line, name="line"),
+            threading.Thread(target=self.swapper.run, name="swapper"),
+        ]
+        for thread in threads:
+            thread.start()
         try:
             appliance.run(stop)
         finally:
-            thread.join()
             self.swapper.close()
+            for thread in threads:
+                thread.join()
         if errors:
             raise errors[0]
         counts = appliance.lines["line"].side.counts
         self.of_the_daemon = {"triggers": counts.triggers, "ok": counts.ok, "ng": counts.ng, **counts.unknown}
 
-    def _config(self, table: ModbusClientConfig) -> Config:
+    def _config(self, table: ModbusClientConfig, model: Path) -> Config:
         recipe = self.folder / "recipe.toml"
         recipe.write_text(RECIPE.format(deadline_ms=self.options.deadline_ms))
-        model = write_tiny_package(self.folder / "tiny", poison=True)
         config = config_from_options(
             None, camera="sim", state=self.folder / "state", provider="cpu", threads=1, recipe=recipe, model=str(model)
         )
-        return config.model_copy(update={"line": (LineConfig(modbus_client=table),)})
+        camera = config.camera[0].model_copy(update={"model": None})
+        of_the_box = config.model.model_copy(update={"dir": str(model)})
+        line = LineConfig(modbus_client=table)
+        return config.model_copy(update={"line": (line,), "model": of_the_box, "camera": (camera,)})
 
     # --- the line's side ------------------------------------------------------------------------------------------
 
@@ -241,7 +249,7 @@ class Campaign:
         elif fault == "hang":
             self.camera.hang(HANGS_S)
         else:
-            self.swapper.wanted.set()
+            self.swapper.wanted.release()
 
     def _wait_for(self, what: Callable[[], bool], why: str) -> None:
         until = time.monotonic() + WAIT_S

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edge_inspect.capture.protocol import Camera
-from edge_inspect.config import config_from_options
+from edge_inspect.config import Config, config_from_options
 from edge_inspect.daemon import Appliance
 from tests.line.drawn import Notes
 from tests.sim.tiny_model import write_tiny_package
@@ -34,6 +34,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def poisoned_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_package(tmp_path_factory.mktemp("poisoned"), name="poisoned", poison=True)
+
+
+def with_model_of_the_box(config: Config) -> Config:
+    """The one camera's model as `[model] dir`, as a configuration file for a device has it."""
+    camera = config.camera[0]
+    model = config.model.model_copy(update={"dir": camera.model})
+    return config.model_copy(update={"model": model, "camera": (camera.model_copy(update={"model": None}),)})
 
 
 @pytest.fixture
@@ -63,6 +70,7 @@ def build(tmp_path: Path, tiny_model: Path, recipe: Path) -> Build:
             recipe=recipe,
             model=str(model or tiny_model),
         )
+        config = with_model_of_the_box(config)
         first = config.camera[0]
         named = tuple(first.model_copy(update={"name": name, "stall_s": stall_s}) for name in cameras)
         notes = Notes()

@@ -15,8 +15,8 @@ from edge_inspect.threads import Thread
 from tests.line.conftest import Build
 from tests.line.test_looking_in import Endless, running, until_there
 
-WATCHED_OTHERWISE = {"evidence"}
-"""When it hangs, that is an alarm: no line stops for a picture."""
+WATCHED_OTHERWISE = {"evidence", "shadow"}
+"""No line stops for a picture, nor for a model that nobody hears."""
 
 
 def test_every_thread_of_the_daemon_has_a_heart_that_beats(build: Build) -> None:

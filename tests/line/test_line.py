@@ -22,6 +22,7 @@ from edge_inspect.daemon import Appliance
 from edge_inspect.delivery.outbox import FILE_NAME
 from edge_inspect.errors import BadConfig
 from edge_inspect.line.protocol import Adapter
+from tests.line.conftest import with_model_of_the_box
 from tests.line.drawn import DrawnCamera, Notes
 from tests.line.stage import PATIENCE_S, StageCamera, StagePlc
 
@@ -54,7 +55,7 @@ def stage(tmp_path: Path, tiny_model: Path) -> Stage:
             camera="sim", state=tmp_path / "state", provider="cpu", threads=1, recipe=recipe,
             model=str(model or tiny_model),
         )  # fmt: skip
-        config = config.model_copy(update={"line": (line or LineConfig(name="gate"),)})
+        config = with_model_of_the_box(config).model_copy(update={"line": (line or LineConfig(name="gate"),)})
         notes = Notes()
         built = Appliance(
             config, cameras={"camera": camera}, adapters={"gate": adapters} if adapters is not None else None,
@@ -154,8 +155,8 @@ def test_an_inspection_that_is_too_slow_is_told_as_unknown_and_reported_as_told(
     line, notes = stage(camera, [plc], times="deadline_ms = 1000\nwindow_ms = 60000")
     look = line.pipeline._look
 
-    def slow_look(lane: Any, pixels: Any) -> Any:
-        found = look(lane, pixels)
+    def slow_look(lane: Any, model: Any, pixels: Any) -> Any:
+        found = look(lane, model, pixels)
         plc.wait_for(lambda: len(plc.answers) > len(notes.judged_parts))  # the deadline thread has spoken
         return found
 
@@ -226,23 +227,6 @@ def test_many_triggers_in_bad_times_are_all_answered_and_nothing_unseen_passes(
     assert Counter(judged.sequence for judged in notes.judged_parts) == Counter(range(len(parts)))
     told = {answer.sequence: (answer.kind, answer.reason) for answer in plc.answers}
     assert all((j.verdict.kind.value, j.verdict.reason) == told[j.sequence] for j in notes.judged_parts)  # type: ignore[index]
-
-
-def test_a_model_swap_answers_what_falls_into_it(stage: Stage) -> None:
-    camera = StageCamera()
-    plc = StagePlc(camera, ["bad"])
-    line, notes = stage(camera, [plc])
-
-    class Swap(Notes):
-        def frame(self, lane: Any, slot: Any, looks: Any, found: Any) -> None:
-            if not plc.answers and plc.states and plc.states[-1][0]:
-                with line.pipeline.swapping(lane):
-                    plc.wait_for(lambda: bool(plc.answers))
-
-    line.pipeline._watchers = (Swap(), notes)
-    run_until(plc.done, line)
-    assert plc.told in ([(0, "UNKNOWN", "model-swap")], [(0, "NG", "defect")])
-    assert notes.told == [(plc.answers[0].kind, plc.answers[0].reason)]
 
 
 def test_what_other_threads_leave_is_collected_while_nobody_triggers(

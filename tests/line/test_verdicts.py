@@ -136,7 +136,7 @@ def test_a_runtime_that_begins_to_lie_ends_the_run(build: Build, monkeypatch: py
     from edge_inspect.errors import BadModel
     from edge_inspect.inference.engine import Engine
 
-    monkeypatch.setattr("edge_inspect.pipeline.KNOWN_ANSWER_EVERY_S", 0.0)
+    monkeypatch.setattr("edge_inspect.known_answers.EVERY_S", 0.0)
     asked: list[int] = []
     really = Engine.known_answer
 

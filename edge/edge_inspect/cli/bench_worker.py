@@ -24,12 +24,10 @@ import numpy as np
 from edge_inspect.capture.picture_check import PictureCheck
 from edge_inspect.capture.ring import Ring
 from edge_inspect.counts import LaneCounts
-from edge_inspect.inference.decode import Decoder
 from edge_inspect.inference.engine import Engine
-from edge_inspect.inference.letterbox import Letterbox
 from edge_inspect.inference.package import ModelPackage
-from edge_inspect.pipeline import Lane, Pipeline
-from edge_inspect.verdict.judge import Judge
+from edge_inspect.lane import Lane, fit
+from edge_inspect.pipeline import Pipeline
 from edge_inspect.verdict.parts import part_finder
 from edge_inspect.verdict.recipe import Recipe
 
@@ -56,7 +54,7 @@ class Workload:
             spin=settings["spin"],
         )
         self.engine.warm_up()
-        self._lane = self._build_lane(package, height, width, slots=count)
+        self._lane = self._build_lane(height, width, slots=count)
         self._pipeline = Pipeline(
             tell=lambda lane, judged: None,
             report=lambda lane, judged, pixels: None,
@@ -65,19 +63,14 @@ class Workload:
         for slot, frame in zip(self._lane.ring.slots, self._frames, strict=True):
             np.copyto(slot.pixels, frame)
 
-    def _build_lane(self, package: ModelPackage, height: int, width: int, slots: int) -> Lane:
-        classes = package.manifest.classes
+    def _build_lane(self, height: int, width: int, slots: int) -> Lane:
         recipe = Recipe.model_validate({"name": "bench", "version": "1", "classes": {"*": {"threshold": 0.25}}})
         return Lane(
             name="bench",
             ring=Ring(slots, height, width, "every"),
-            engine=self.engine,
-            letterbox=Letterbox(height, width, self.engine.height, self.engine.width),
-            decoder=Decoder(self.engine.layout, classes),
+            model=fit(self.engine, recipe, height, width),
             finder=part_finder(recipe, height, width),
-            judge=Judge(recipe, classes),
             recipe=recipe,
-            thresholds=recipe.thresholds(classes),
             counts=LaneCounts(),
             check=PictureCheck(height, width),
         )

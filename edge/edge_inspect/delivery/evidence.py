@@ -57,6 +57,8 @@ LOOK_EVERY_S = 0.5
 TIDY_EVERY_S = 10.0
 STUCK_S = 10.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+BESIDE_PER_MIN, BESIDE_AT_ONCE_S = 10, 60.0
+"""Pictures of parts on which two models disagree: a model that is wrong about everything must not fill the ring."""
 AT_ONCE_S = 15.0
 """So many seconds' worth of `most_per_min` may come at once."""
 DAY_NS = 86_400 * 10**9
@@ -111,11 +113,12 @@ class EvidenceStore:
         self._utc_ns = utc_ns
         self._monotonic_s = monotonic_s
         self._pace = Pace(most_per_min / 60, monotonic_s(), holds_s=AT_ONCE_S)
+        self._pace_beside = Pace(min(BESIDE_PER_MIN, most_per_min) / 60, monotonic_s(), holds_s=BESIDE_AT_ONCE_S)
         self._salts: dict[str, int] = {}
         self._pool = PicturePool(buffers)
         self._encoder = Encoder(self._pool, self.run_id, full_frames=full_frames, quality=jpeg_quality)
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._not_taken = self._let_go = 0  # one counter for each of the two threads
+        self._not_taken = self._not_taken_beside = self._let_go = 0  # one counter for each of the three threads
         self._index: EvidenceIndex | None = None
         self._distrusted = False
         self._size_bytes = self._pictures = 0
@@ -127,7 +130,7 @@ class EvidenceStore:
     @property
     def skipped(self) -> int:
         """Parts and samples whose picture was let go: all buffers busy, too many, the disk failing, no room for OK."""
-        return self._not_taken + self._let_go
+        return self._not_taken + self._not_taken_beside + self._let_go
 
     def prepare(self, height_px: int, width_px: int) -> None:
         """Frames of this size will come: make every buffer large enough. Called before the first of them."""
@@ -152,6 +155,20 @@ class EvidenceStore:
             copied = self._pool.copy(pixels, at_px)
         if copied is None:
             self._not_taken += 1
+            return False
+        self._jobs.put(Job(subject, copied))
+        return True
+
+    def offer_beside(self, subject: Subject, pixels: Pixels) -> bool:
+        """The same for the thread of a model that judges beside: at most one picture of two that disagree a while."""
+        copied = None
+        now_s = self._monotonic_s()
+        if now_s >= self._blocked_until_s and self._pace_beside.may(now_s):
+            self._pace_beside.took()
+            at_px = (0, 0, pixels.shape[1], pixels.shape[0]) if self._full_frames else subject.crop_px
+            copied = self._pool.copy(pixels, at_px)
+        if copied is None:
+            self._not_taken_beside += 1
             return False
         self._jobs.put(Job(subject, copied))
         return True

@@ -46,6 +46,16 @@ class Mark(NamedTuple):
     severity: str
 
 
+class Other(NamedTuple):
+    """What another model said of the same part."""
+
+    model: str
+    model_digest: str
+    verdict: VerdictName
+    reason: str
+    defects: tuple[Mark, ...] = ()
+
+
 class Record(BaseModel):
     """What a picture shows. A newer program's fields are ignored."""
 
@@ -76,6 +86,9 @@ class Record(BaseModel):
     model_digest: Digest
     recipe: str
     recipe_digest: Digest
+    beside: Other | None = None
+    """Kept because two models disagreed on the part (`reason` is `disagreement`): the one that did not answer the line.
+    `model`, `verdict` and `defects` are of the one that did."""
     jpeg_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """Of the picture without this record."""
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import simplejpeg
 
-from edge_inspect.delivery.evidence_file import MOST_MARKS, Mark, Record, VerdictName, What, join
+from edge_inspect.delivery.evidence_file import MOST_MARKS, Mark, Other, Record, VerdictName, What, join
 from edge_inspect.delivery.picture_pool import Copied, PicturePool, PixelBox
 
+DISAGREEMENT = "disagreement"
 NEARLY_ALL = 0.8
 """A crop that shows so much of the frame is not kept beside it."""
 
@@ -34,6 +35,8 @@ class Subject:
     recipe_digest: str
     sequence: int | None = None
     """The line's number of its trigger."""
+    beside: Other | None = None
+    """What another model said of it; then the picture is kept for that, beside one that may be kept of the verdict."""
 
 
 class Encoder:
@@ -57,13 +60,14 @@ class Encoder:
         picture = self._pool.cut(copied, box)
         jpeg: bytes = simplejpeg.encode_jpeg(picture, quality=self._quality, colorspace="BGR", colorsubsampling="420")
         record = Record(
-            id=f"{self._run_id}-{subject.camera}-{subject.part}",
+            id=f"{self._run_id}-{subject.camera}-{subject.part}{'.beside' if subject.beside else ''}",
             camera=subject.camera,
             part=subject.part,
             sequence=subject.sequence,
             verdict=subject.verdict,
             reason=subject.reason,
             defects=subject.defects[:MOST_MARKS],
+            beside=subject.beside,
             what=what,
             crop_px=box,
             part_px=subject.part_px,
