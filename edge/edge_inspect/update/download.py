@@ -144,8 +144,6 @@ class Download:
                 self._insist_on_length(answer)
                 if not answer.whole and etag and answer.etag not in ("", etag):
                     raise SourceGone("range-wrong", f"{self._url}: a piece of another file ({answer.etag})")
-                if answer.start == 0 and answer.etag:
-                    write_durably(self._etag_file, answer.etag.encode())
                 self._take(answer, throttle)
         except SourceGone as err:
             if err.code in ("range-wrong", "http-416"):
@@ -173,6 +171,7 @@ class Download:
 
     def _copy(self, answer: Answer, file: BinaryIO, throttle: Throttle) -> None:
         at, end = answer.start, os.fstat(file.fileno()).st_size
+        known_to = end
         while True:
             room = self._length - at
             chunk = answer.read(min(throttle.chunk_bytes, room) or 1)
@@ -186,9 +185,11 @@ class Download:
             if known != chunk[: len(known)]:
                 self._changed()
                 file.truncate(at)  # what is behind this place is worth nothing
-                end, known = at, b""
+                end, known_to, known = at, at, b""
                 file.seek(at)
             _write_all(file, chunk[len(known) :])
+            if answer.whole and answer.etag and at <= known_to < at + len(chunk):  # it begins with all that was there
+                write_durably(self._etag_file, answer.etag.encode())
             at += len(chunk)
             end = max(end, at)
             self._progress(end, self._length)

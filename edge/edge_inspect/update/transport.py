@@ -155,20 +155,23 @@ class Source:
         guard = _Guard(self.stop, until_s)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(parts.hostname or "", parts.port, timeout=self.limits.stall_s)
+        response: http.client.HTTPResponse | None = None
         try:
             with guard:
                 with _as_gone(url, guard):
                     self._connect(connection, parts, guard)
                     connection.request("GET", _path_of(parts), headers=headers)
-                    response = connection.getresponse()
+                    response = head = connection.getresponse()
 
                 def read(count: int) -> bytes:
                     self._alive()
                     with _as_gone(url, guard):
-                        return response.read1(count)
+                        return head.read1(count)
 
-                yield response, read
+                yield head, read
         finally:
+            if response is not None:
+                response.close()
             connection.close()
 
     def _connect(self, connection: http.client.HTTPConnection, parts: SplitResult, guard: _Guard) -> None:
@@ -230,13 +233,16 @@ class _Guard:
 @contextlib.contextmanager
 def _as_gone(url: str, guard: _Guard) -> Iterator[None]:
     """Foreign exceptions of a request become SourceGone; what the guard did has its name."""
+    failed: Exception | None = None
     try:
         yield
     except (OSError, http.client.HTTPException, ValueError) as err:  # ValueError: what no url or header may hold
-        if guard.why:
-            said = "was stopped" if guard.why == "stopped" else "took longer than it may"
-            raise SourceGone(guard.why, f"{url}: {said}") from err
-        raise SourceGone(_code_of(err), f"{url}: {err or type(err).__name__}") from err
+        failed = err
+    if guard.why:  # also where nothing failed: to a reader a connection that was shut down looks ended
+        said = "was stopped" if guard.why == "stopped" else "took longer than it may"
+        raise SourceGone(guard.why, f"{url}: {said}") from failed
+    if failed is not None:
+        raise SourceGone(_code_of(failed), f"{url}: {failed or type(failed).__name__}") from failed
 
 
 def _code_of(err: Exception) -> str:

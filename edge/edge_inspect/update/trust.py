@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -200,8 +200,17 @@ class _Fetcher(FetcherInterface):
     def __init__(self, source: Source) -> None:
         self._source = source
 
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        # A generator: its errors reach ngclient's caller as they are, instead of wrapped by FetcherInterface.fetch.
+    def download_bytes(self, url: str, max_length: int) -> bytes:
+        """At most one byte more than `max_length` is ever held; the connection is closed before this returns."""
+        content = b""
+        with contextlib.closing(self._fetch(url)) as chunks:
+            for chunk in chunks:
+                content += chunk[: max_length + 1 - len(content)]
+                if len(content) > max_length:
+                    raise tuf_errors.DownloadLengthMismatchError(f"{url}: more than {max_length} bytes")
+        return content
+
+    def _fetch(self, url: str) -> Generator[bytes, None, None]:
         until_s = time.monotonic() + self._source.limits.metadata_s
         try:
             with self._source.open(url, until_s=until_s) as answer:
