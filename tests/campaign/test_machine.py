@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 from tests.campaign import commands
@@ -29,7 +29,7 @@ class Believing(Line):
 
 def test_the_machine_finds_a_courier_that_takes_the_brokers_word() -> None:
     every = settings(
-        max_examples=60, deadline=None, database=None, print_blob=False, suppress_health_check=list(HealthCheck)
+        max_examples=60, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
     )
     with pytest.raises(AssertionError, match="believe_the_broker"):
         run_state_machine_as_test(Believing, settings=every)  # type: ignore[no-untyped-call]
