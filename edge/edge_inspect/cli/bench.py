@@ -16,6 +16,7 @@ from rich.console import Console
 from edge_inspect.cli.bench_engine import Peers, Settings, bench_engine, bench_memory, save_pictures
 from edge_inspect.cli.bench_line import bench_latency, bench_start
 from edge_inspect.cli.bench_plc import bench_line
+from edge_inspect.cli.log import configure_log
 from edge_inspect.cli.options import AsJson, ModelDir, ThreadCount, check_provider
 from edge_inspect.cli.output import emit
 from edge_inspect.errors import Usage
@@ -98,6 +99,7 @@ def bench(
     if what in (What.latency, What.all):
         result["latency"] = bench_latency(package, line_provider, settings.threads, console)
     if what in (What.line, What.all):
+        configure_log("error", "text")  # a PLC that begins and ends is no news
         result["line"] = bench_line(package, line_provider, settings.threads, triggers, poll_ms, console)
     if what in (What.start, What.all):
         result["start"] = bench_start(package, line_provider, rounds, console)

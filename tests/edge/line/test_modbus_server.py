@@ -280,9 +280,11 @@ def test_address_that_is_taken_is_tried_until_it_is_free() -> None:
         stop = threading.Event()
         thread = threading.Thread(target=server.run, args=(stop,))
         thread.start()
-        assert not server.listening.wait(0.3)
+        wait_for(lambda: "Could not start listen" in server.trouble, "why nobody can connect")
+        assert not server.listening.is_set()
     try:
         assert server.listening.wait(WAIT_S)
+        assert server.trouble == "not connected"
     finally:
         stop.set()
         thread.join(WAIT_S)
