@@ -140,7 +140,7 @@ class Line:
                 at = time.monotonic()
                 self.log.append(line)
                 for event in ("lost", "up"):
-                    if f'"event": "camera {event}' in line:
+                    if f'"event": "camera.{event}"' in line:
                         camera = self.cameras[int(json.loads(line)["camera"].removeprefix("cam"))]
                         getattr(camera, event).append(at)
 
