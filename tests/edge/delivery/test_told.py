@@ -276,6 +276,20 @@ def test_the_writer_puts_first_what_an_earlier_life_told(life: Life, tmp_path: P
         assert [(found.part.number, found.recovered) for found in kept(box)] == [(1, True), (2, False)]
 
 
+def test_what_memory_could_not_hold_is_put_by_the_next_life(life: Life, tmp_path: Path) -> None:
+    journal = life()
+    for number in (1, 2, 3):
+        note(journal, number)
+    with closing(outbox(tmp_path, journal)) as box:
+        writer = OutboxWriter(box, wake=lambda: None, bound=2)
+        assert [writer.hand_over(report(number)) for number in (1, 2, 3)] == [True, True, False]
+        assert writer._put_some()
+    journal = life()
+    with closing(outbox(tmp_path, journal)) as box:
+        assert box.put_told() == 1
+        assert [found.part.number for found in kept(box)] == [1, 2, 3]
+
+
 def test_the_file_lies_in_memory_where_systemd_gives_a_place(tmp_path: Path) -> None:
     assert told_folder(None, tmp_path / "state") == told_folder("", tmp_path / "state") == tmp_path / "state"
     assert told_folder(f"{tmp_path}:/run/more", tmp_path / "state") == tmp_path
