@@ -3,7 +3,7 @@
 1. Offline keys (root, targets, products) lie in the keys folder, online ones (snapshot, timestamp) in its `online/`,
    so that only the latter go to the machine that publishes.
 2. Keys never lie inside the repository, where a server or a copy would take them along.
-3. An occupied place is refused before any key is made.
+3. An occupied place and a threshold that cannot be met are refused before any key is made.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 from securesystemslib.signer import Key, Signer
 
 from cloud_inspect.errors import BadKey, BadRelease
-from cloud_inspect.release.keys import make_key, open_signer, read_public
+from cloud_inspect.release.keys import make_key, open_signer, read_public, refuse_existing
 from cloud_inspect.release.layout import ONLINE_ROLES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, product_role
-from cloud_inspect.release.roles import RoleKeys, create
+from cloud_inspect.release.roles import RoleKeys, create, refuse_impossible
 from cloud_inspect.release.store import Folder, Store
 from edge_wire.release import ProductName
 
@@ -65,6 +65,11 @@ def found(
         raise BadKey("keys-in-repository", f"{folder}: lies inside {store.url}; keys must not be served")
     if taken := store.names("metadata"):
         raise BadRelease("folder-not-empty", f"{store.url}: has {taken[0]} already; a repository begins empty")
+    wanted = {role: (thresholds or {}).get(role, (1, 1)) for role in roles if not (given or {}).get(role)}
+    for role, (threshold, count) in wanted.items():
+        refuse_impossible(role, count, threshold)
+        for file in key_files(folder, role, count):
+            refuse_existing(file)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     references: dict[str, list[str]] = {}
     plan: dict[str, RoleKeys] = {}
@@ -83,11 +88,15 @@ def found(
 
 def make_keys(folder: Path, role: str, count: int, passphrase: bytes | None) -> list[str]:
     """New key files `<role>-<n>.pem`."""
-    place = folder / "online" if role in ONLINE_ROLES else folder
-    files = [place / f"{role}-{number}.pem" for number in range(1, count + 1)]
+    files = key_files(folder, role, count)
     for file in files:
         make_key(file, passphrase)
     return [str(file) for file in files]
+
+
+def key_files(folder: Path, role: str, count: int) -> list[Path]:
+    place = folder / "online" if role in ONLINE_ROLES else folder
+    return [place / f"{role}-{number}.pem" for number in range(1, count + 1)]
 
 
 def parse_thresholds(texts: Sequence[str], roles: Sequence[str]) -> dict[str, tuple[int, int]]:

@@ -45,6 +45,12 @@ def make_key(path: Path, passphrase: bytes | None = None) -> SSlibKey:
     return _named(SSlibKey.from_crypto(private.public_key()), path.stem)
 
 
+def refuse_existing(path: Path) -> None:
+    """Raises BadKey (`key-exists`)."""
+    if path.exists():
+        raise BadKey("key-exists", f"{path}: is there already; a key is never written over")
+
+
 def read_public(reference: str, passphrase: bytes | None = None) -> SSlibKey:
     """The public half of a `.pub` file, a private key file or a `pkcs11:` URI. Raises BadKey."""
     if is_token(reference) or not reference.endswith(".pub"):
@@ -140,7 +146,8 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except FileExistsError as err:
-        raise BadKey("key-exists", f"{path}: is there already; a key is never written over") from err
+    except FileExistsError:
+        refuse_existing(path)
+        raise
     except OSError as err:
         raise StoreGone("store-gone", f"{path}: {err.strerror}") from err

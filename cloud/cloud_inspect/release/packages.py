@@ -2,6 +2,7 @@
 
 1. What the manifest names and nothing else is released; a note lying beside it stays at home.
 2. Sizes and digests are taken from the files and must be the manifest's. No link, no pipe.
+3. Each ONNX file passes the gate that devices ask too; nothing here loads it into a runtime.
 
     package = read_package(Path("metal-plate/1.1.0"))
     package.model.digest          # of manifest.json, which holds the digests of all others
@@ -19,7 +20,12 @@ from pydantic import ValidationError
 from cloud_inspect.errors import BadRelease
 from cloud_inspect.release.store import measure
 from edge_wire.manifest import MANIFEST_NAME, Manifest
+from edge_wire.onnx_gate import check_against, inspect
+from edge_wire.onnx_wire import BadOnnx
 from edge_wire.release import ReleasedModel
+
+MOST_MANIFEST_BYTES = 1 << 20
+"""A device reads no more."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,14 @@ class Package:
 
 
 def read_package(folder: Path) -> Package:
-    """Raises BadRelease: `package-missing`, `manifest-wrong`, `file-missing`, `size-mismatch`, `digest-mismatch`."""
+    """Raises BadRelease: `package-missing`, `manifest-wrong`, `file-missing`, `size-mismatch`, `digest-mismatch`,
+    and the gate's codes.
+    """
     if not folder.is_dir():
         raise BadRelease("package-missing", f"{folder}: no such folder")
     found = _measured(folder, MANIFEST_NAME)
+    if found.length > MOST_MANIFEST_BYTES:
+        raise BadRelease("manifest-too-large", f"{found.path}: {found.length} bytes, at most {MOST_MANIFEST_BYTES}")
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST_NAME).read_bytes())
     except ValidationError as err:
@@ -59,6 +69,11 @@ def read_package(folder: Path) -> Package:
         if file.sha256 != told.sha256:
             raise BadRelease("digest-mismatch", f"{file.path}: SHA-256 is not the manifest's")
         files.append(file)
+    for variant in manifest.variants:
+        try:
+            check_against(inspect((folder / variant.file).read_bytes()), variant, manifest.runtime)
+        except BadOnnx as err:
+            raise BadRelease(err.code, f"{folder / variant.file}: {err}") from err
     model = ReleasedModel(name=manifest.name, version=manifest.version, digest=f"sha256:{found.sha256}")
     return Package(model, tuple(files))
 

@@ -5,7 +5,7 @@
    signed by the keys of both.
 2. Interrupted anywhere, publishing can be repeated: what is there already is left alone, what is staged stays staged
    until all is done.
-3. Nothing is published that a fresh client would refuse: every threshold is met, nothing has expired.
+3. Nothing is published that a fresh client would refuse: every threshold is met, nothing in it has expired.
 4. Resigning needs the online keys only, and changes neither targets nor root.
 
     publish(store, staged, signers, now)
@@ -29,13 +29,14 @@ from cloud_inspect.release.layout import (
     PRODUCT,
     ROOT,
     SNAPSHOT,
+    TARGETS,
     TIMESTAMP,
     lifetime,
     metadata_file,
     product_of,
     target_file,
 )
-from cloud_inspect.release.repository import Draft, State, load
+from cloud_inspect.release.repository import Draft, State, load, refuse_expired
 from cloud_inspect.release.staging import Staging, refuse_bad_change
 from cloud_inspect.release.store import QUIET, Progress, Store, holds
 
@@ -75,10 +76,10 @@ def publish(
             raise BadRelease("nothing-staged", f"{staged.url}: nothing waits to be published")
         refuse_bad_change(draft, staged, store)
         _refuse_unsigned(draft, draft.changed, old_keys_lost)
-        draft.do_snapshot()
-        draft.do_timestamp()
+        _refuse_expired(draft, now)
+        draft.do_snapshot(force=_is_due(state, SNAPSHOT, now))
+        draft.do_timestamp(force=_is_due(state, TIMESTAMP, now))
         _refuse_unsigned(draft, ONLINE_ROLES, old_keys_lost)
-        draft.state.refuse_expired(now)
         files = new_files(draft)
         progress.expect(sum(info.length for info in files))
         for info in files:
@@ -175,6 +176,18 @@ def _refuse_unsigned(draft: Draft, roles: Iterable[str], old_keys_lost: bool) ->
         if role in draft.changed:
             for line in draft.missing(role, old_keys=role == ROOT or not old_keys_lost):
                 raise BadRelease("threshold", line)
+
+
+def _refuse_expired(draft: Draft, now: datetime) -> None:
+    """A change may leave a top role expired only when it renews another one: else nobody could renew both."""
+    for role, metadata in draft.changed.items():
+        refuse_expired(role, metadata, now)
+    before, after = (
+        [role for role in (ROOT, TARGETS) if state.roles[role].signed.expires <= now]
+        for state in (draft.base, draft.state)
+    )
+    if after and after == before:
+        refuse_expired(after[0], draft.base.roles[after[0]], now)
 
 
 def _is_due(state: State, role: str, now: datetime) -> bool:

@@ -96,10 +96,6 @@ class State:
         delegator = self.delegator(role)
         return {one: delegator.get_key(one) for one in delegator.get_delegated_role(role).keyids}
 
-    def refuse_expired(self, now: datetime) -> None:
-        for role, metadata in self.roles.items():
-            refuse_expired(role, metadata, now)
-
 
 def load(store: Store, trusted_root: bytes | None = None, next_root: Metadata[Root] | None = None) -> State:
     """Raises BadRelease: `not-a-repository`, `metadata-missing`, `metadata-refused`; StoreGone."""

@@ -55,7 +55,7 @@ def create(store: Store, plan: dict[str, RoleKeys], signers: Sequence[Signer], n
     Raises BadRelease: `folder-not-empty`, `threshold-impossible`, `threshold`.
     """
     for role, keys in plan.items():
-        _refuse_impossible(role, len({key.keyid for key in keys.keys}), keys.threshold)
+        refuse_impossible(role, len({key.keyid for key in keys.keys}), keys.threshold)
     with store.lock():
         if found := [name for folder in ("metadata", "targets", "staged") for name in store.names(folder)]:
             raise BadRelease("folder-not-empty", f"{store.url}: has {found[0]} already; a repository begins empty")
@@ -84,7 +84,7 @@ def add_product(
     change: Change, product: str, keys: RoleKeys, signers: Sequence[Signer], own: Sequence[Signer] = ()
 ) -> Signed:
     """Stage a delegation to a new product's keys; the targets keys and the product's own sign it."""
-    _refuse_impossible(product_role(product), len(keys.keys), keys.threshold)
+    refuse_impossible(product_role(product), len(keys.keys), keys.threshold)
     with change.staging.store.lock():
         state = change.state()
         if product in state.products:
@@ -156,7 +156,7 @@ def _exchange(delegator: Root | Targets, role: str, exchange: Exchange) -> None:
     found = delegator.get_delegated_role(role)
     if exchange.threshold is not None:
         found.threshold = exchange.threshold
-    _refuse_impossible(role, len(found.keyids), found.threshold)
+    refuse_impossible(role, len(found.keyids), found.threshold)
 
 
 def _find(present: dict[str, Key], role: str, wanted: str) -> str:
@@ -172,7 +172,8 @@ def _is_called(key: Key, wanted: str) -> bool:
     return key.unrecognized_fields.get(KEY_NAME) == wanted or (len(wanted) >= 6 and key.keyid.startswith(wanted))
 
 
-def _refuse_impossible(role: str, keys: int, threshold: int) -> None:
+def refuse_impossible(role: str, keys: int, threshold: int) -> None:
+    """Raises BadRelease (`threshold-impossible`)."""
     if not 1 <= threshold <= keys:
         raise BadRelease(
             "threshold-impossible", f"{role}: threshold {threshold} with {keys} keys; allowed: 1 to {keys}"
