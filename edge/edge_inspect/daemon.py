@@ -7,6 +7,7 @@
     courier         the MQTT connection                         dies, or hangs
     evidence        the ring of pictures on disk                dies; a disk that hangs is an alarm only
     shadow          a model that judges beside, told to nobody  dies; one that hangs stops nobody
+    updater         the stages of a model that is to come       dies, or hangs longer than a stage may take
     line-<name>-..  `deadline`: what is not judged in time;     dies, or hangs
                     `reject`: which parts are on their way out;
                     `<adapter>`: one connection to the line
@@ -59,6 +60,7 @@ from edge_inspect.reporting import defect_report, evidence_subject
 from edge_inspect.station import Engines, Station
 from edge_inspect.telling import Telling
 from edge_inspect.threads import HasBeat, Thread, join
+from edge_inspect.updates import open_updates
 from edge_wire import messages as wire
 from edge_wire.topics import Topics
 
@@ -119,9 +121,11 @@ class Appliance:
             ready=ready, frames_wanted=frames,
         )  # fmt: skip
         self._engines = Engines(config.model, config.cache_dir)
+        self.updates = open_updates(config) if deliver else None
+        model_dir = self.updates.model_dir if self.updates else config.model.dir
         self.stations = {
             camera.name: Station(
-                camera, self.topics, self._engines, config.model.dir, camera=(cameras or {}).get(camera.name),
+                camera, self.topics, self._engines, model_dir, camera=(cameras or {}).get(camera.name),
                 announce=self._add, ready=ready, first_open_s=first_open_s,
             )
             for camera in config.camera
@@ -131,9 +135,11 @@ class Appliance:
             share=config.update.shadow_share if config.update else SHADOW_SHARE,
         )  # fmt: skip
         self.models = LiveModels(
-            list(self.stations.values()), self.pipeline, self._engines, self.shadow, config.model.dir,
+            list(self.stations.values()), self.pipeline, self._engines, self.shadow, model_dir,
             changed=self._telling.camera_known,
         )  # fmt: skip
+        if self.updates:
+            self.updates.attach(self.models, self.models.picture_sizes)
         self.lines = Lines(config, self.topics, self.stations, self.pipeline, adapters or {}, self._telling.answer)
         self.outbox: Outbox | None = None
         self.writer: OutboxWriter | None = None
@@ -164,6 +170,8 @@ class Appliance:
         lines = [new_thread(name, body, threading.Event()) for name, _, body in self.lines.threads()]
         pictures = [new_thread("evidence", self.evidence.run, picture_stop)] if self.evidence else []
         shadow = [new_thread("shadow", self.shadow.run, shadow_stop)]
+        for name, _, body in self.updates.threads() if self.updates else []:
+            shadow.append(new_thread(name, body, shadow_stop))
         threads = [*keep, *send, *pulse, *pictures, *lines, *shadow, inspect, *grabs]
         switch_s = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S if lines else switch_s)
@@ -190,7 +198,9 @@ class Appliance:
             join(keep, until, keep_stop)
             join(send, until, send_stop)
             join(pictures, until, picture_stop)  # last: reports come before pictures
-            self._close(inspect, [*keep, *send, *pulse])
+            if self.updates and not any(thread.error or thread.is_alive() for thread in threads):
+                self.updates.ended_well()
+            self._close(inspect, [*keep, *send, *pulse, *shadow])
             sys.setswitchinterval(switch_s)
         for thread in threads:
             if thread.error is not None:
@@ -215,13 +225,15 @@ class Appliance:
         self.courier = Courier(
             self.outbox, broker_of(mqtt), self.topics, state=self.state(), ack=mqtt.ack, resend_s=mqtt.resend_s,
             drain_per_s=mqtt.drain_per_s, max_packet_bytes=mqtt.max_packet_bytes,
+            desired=self.updates.hint if self.updates else None,
         )  # fmt: skip
         self.writer = OutboxWriter(self.outbox, wake=self.courier.wake)
 
     def state(self) -> wire.DeviceState:
         """What the plant should know of this device right now; retained at the broker."""
         drifts = {name: station.drift for name, station in self.stations.items()}
-        alarms = [alarm for who in (self.writer, self.courier, self.evidence) if who for alarm in who.alarms()]
+        reporting = (self.writer, self.courier, self.evidence, self.updates)
+        alarms = [alarm for who in reporting if who for alarm in who.alarms()]
         return wire.DeviceState(
             site=self.topics.site,
             line=self.topics.line,
@@ -235,6 +247,7 @@ class Appliance:
                 for name, s in self.stations.items()
             ),
             degraded=(*alarms, *self.lines.alarms(), *vitals.drifting(drifts))[:MOST_ALARMS],
+            update=self.updates.block() if self.updates else None,
         )
 
     def observe(self) -> Observed:
@@ -252,6 +265,7 @@ class Appliance:
             outbox=self._outbox_vitals,
             evidence=self.evidence.vitals() if self.evidence else None,
             link=LinkPulse(courier.connected, str(courier.failure or ""), courier.vitals()) if courier else None,
+            update=self.updates.block() if self.updates else None,
             alarms=self.state().degraded,
             threads={heart.name: heart.age_s(now_ns) for heart in self._hearts()},
             rss_bytes=vitals.rss_bytes(),
@@ -284,7 +298,7 @@ class Appliance:
     def _close(self, inspect: Thread, delivering: Sequence[Thread]) -> None:
         """Close what no living thread uses any more; the rest goes with the process."""
         if not any(thread.is_alive() for thread in delivering):
-            for end in (self._doors, self.outbox, self._telling):
+            for end in (self._doors, self.outbox, self._telling, self.updates):
                 if end:
                     end.close()
         if not inspect.is_alive():
@@ -329,6 +343,7 @@ class Appliance:
         ]
         hearts += [Heart.of(name, who) for name, who, _ in self.lines.threads()]
         hearts += [Heart.of("status", self._doors)] if self._doors else []
+        hearts += [Heart.of(name, who) for name, who, _ in self.updates.threads()] if self.updates else []
         return hearts
 
     def _say_ready(self) -> None:

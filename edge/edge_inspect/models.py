@@ -65,6 +65,10 @@ class LiveModels:
     def active(self) -> str:
         return self._package.digest
 
+    def picture_sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of the pictures that the active model judges, as far as they are known."""
+        return [(lane.letterbox.src_h, lane.letterbox.src_w) for lane in self._lanes()]
+
     # --- shadow ----------------------------------------------------------------------------------------------------
 
     def start_shadow(self, package: ModelPackage, *, role: Role) -> None:

@@ -6,13 +6,14 @@
 
     updates = open_updates(config)                      # None without [update]
     model_dir = updates.model_dir if updates else config.model.dir
-    updates.attach(live, probe)
+    updates.attach(live, picture_sizes)
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge_inspect.config import Config
@@ -23,10 +24,12 @@ from edge_inspect.threads import Running
 from edge_inspect.update.acts import Probe
 from edge_inspect.update.choose import Names
 from edge_inspect.update.durable import make_folder
+from edge_inspect.update.examine import Probed, Request
 from edge_inspect.update.fetch import FetchSettings
 from edge_inspect.update.live import Live
 from edge_inspect.update.machine import ended_well
 from edge_inspect.update.pace import Looks
+from edge_inspect.update.probe import SERVICE, ProbeLimits, probe
 from edge_inspect.update.source import Offers
 from edge_inspect.update.store import FOLDER, Store
 from edge_inspect.update.updater import Updater
@@ -56,6 +59,7 @@ class Updates:
         device = config.device
         self._box = Names(device.site, device.line, device.device)
         self._table = table
+        self._model = config.model
         self._settings = FetchSettings.of(
             table, site=device.site, line=device.line, device=device.device, state_dir=config.state_dir
         )
@@ -72,12 +76,27 @@ class Updates:
         """The package that judges at this start."""
         return str(self.package.dir)
 
-    def attach(self, live: Live, probe: Probe) -> None:
+    def attach(self, live: Live, picture_sizes: Callable[[], Sequence[tuple[int, int]]]) -> None:
+        """picture_sizes: (height, width) of the pictures that the candidate will see, as far as they are known."""
         asks = self._table.fetch == "daemon" and self._table.url is not None
         self._updater = Updater(
-            self._store, Offers(self._settings, asks=asks), probe, live, box=self._box,
+            self._store, Offers(self._settings, asks=asks), self._probe(picture_sizes), live, box=self._box,
             looks=Looks(float(self._table.poll_s)),
         )  # fmt: skip
+
+    def _probe(self, picture_sizes: Callable[[], Sequence[tuple[int, int]]]) -> Probe:
+        model, table = self._model, self._table
+        limits = ProbeLimits(float(table.probe_s), table.probe_memory_bytes)
+
+        def ask(package: ModelPackage, active: ModelPackage) -> Probed:
+            request = Request(
+                package.dir, provider=model.provider, threads=model.threads, precision=model.precision,
+                shape=model.shape, sources=tuple(sorted(set(picture_sizes()))),
+                latency_factor=table.probe_latency_factor,
+            )  # fmt: skip
+            return probe(package.dir, model=request, golden_of=active.dir, limits=limits, service=SERVICE)
+
+        return ask
 
     def threads(self) -> list[Running]:
         return [("updater", self._updater.pulse, self._updater.run)] if self._updater else []

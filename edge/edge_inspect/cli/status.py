@@ -128,7 +128,7 @@ def page(told: dict[str, Any]) -> RenderableType:
         *_reasons("line", lines),
         *_adapter_events(lines),
     ]
-    return Group(head, *watched, _delivery(told), *_warnings(told))
+    return Group(head, *watched, _delivery(told), *_update(told), *_warnings(told))
 
 
 def _cameras(cameras: list[dict[str, Any]]) -> Table:
@@ -185,6 +185,21 @@ def _delivery(told: dict[str, Any]) -> Text:
         words.append(f"; {link['reports_sent']:,} reports in {size(link['bytes_sent'])} sent")
         words.append(f"; inspected frames as raw pixels: {size(stayed)}")
     return words
+
+
+def _update(told: dict[str, Any]) -> list[Text]:
+    """Which model judges, and how far another one is."""
+    update = told.get("update")
+    if update is None:
+        return []
+    words = Text(f"model   {update['active'][7:19]} judges")
+    if (candidate := update["candidate"]) is not None:
+        progress = "" if update["progress"] is None else f" {update['progress']:.0%}"
+        words.append(f"; {candidate['name']} {candidate['version']} ", "")
+        words.append(f"{update['stage']}{progress}", "bold yellow")
+    if (refused := update["refused"]) is not None:
+        words.append(f"; refused last: {refused['digest'][7:19]} {refused['code']}", "yellow")
+    return [words]
 
 
 def _warnings(told: dict[str, Any]) -> list[Text]:

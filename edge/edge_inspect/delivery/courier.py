@@ -34,7 +34,7 @@ from edge_inspect.delivery.sender import DRAIN_PER_S, RESEND_S, WINDOW, AckBy, S
 from edge_inspect.delivery.twin import Twin
 from edge_inspect.errors import StorageFailing
 from edge_inspect.waker import Waker
-from edge_wire.messages import Degraded, DeviceState, LinkVitals, Vitals
+from edge_wire.messages import Degraded, Desired, DeviceState, LinkVitals, Vitals
 from edge_wire.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -64,6 +64,7 @@ class Courier:
         resend_s: float = RESEND_S,
         drain_per_s: float = DRAIN_PER_S,
         max_packet_bytes: int | None = None,
+        desired: Callable[[Desired], None] | None = None,
         drain_s: float = DRAIN_S,
         settle_s: float = SETTLE_S,
         waits: Waits | None = None,
@@ -95,7 +96,8 @@ class Courier:
         self._twin = Twin()
         self._announcing: tuple[int, DeviceState] | None = None  # message id, what it says
         self._renewal = Renewal(broker, self._dialer, settle_s=settle_s)
-        self._plant = Plant(outbox, topics, count=self._count, resend_s=resend_s)
+        self._desired = desired
+        self._plant = Plant(outbox, topics, count=self._count, resend_s=resend_s, desired=desired)
         self._sender = Sender(
             outbox, topics.defect, ack=ack, window=window, resend_s=resend_s, drain_per_s=drain_per_s,
             max_packet_bytes=max_packet_bytes, device=topics.device, utc_ns=utc_ns,
@@ -202,6 +204,8 @@ class Courier:
             if keep_session:
                 link.subscribe(self._topics.ack)
             link.subscribe(self._topics.resync, needed=False)
+            if self._desired is not None:
+                link.subscribe(self._topics.desired, needed=False)
             link.subscribe(self._topics.state, needed=False)  # before our own is published: what is kept there now?
             self._came_up(link)
             self._listen_first(link, stop)

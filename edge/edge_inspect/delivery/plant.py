@@ -1,6 +1,7 @@
-"""What the plant says to this device: these reports are in the database, or: send these again.
+"""What the plant says to this device: these reports are in the database; send these again; there is a model for you.
 
-1. Only messages for this device that are whole and not retained count; all others are counted by kind and ignored.
+1. Only messages for this device that are whole count, and of those that are retained only the hint that there is a
+   model; all others are counted by kind and ignored.
 2. A resync is worked off in steps of at most STEP_REPORTS reports every STEP_S, whatever it asks for; at most
    MOST_RANGES ranges wait, the same range only once. What is beyond that is counted and dropped: the plant asks again.
 3. What is not here any more is answered with Gone in the same step.
@@ -16,7 +17,7 @@ from typing import Protocol
 from edge_inspect.delivery.outbox import Outbox
 from edge_inspect.delivery.outbox_resync import Again
 from edge_inspect.delivery.paho_client import Received
-from edge_wire.messages import Ack, BadMessage, Gone, Resync
+from edge_wire.messages import Ack, BadMessage, Desired, Gone, Resync
 from edge_wire.topics import Topics
 
 STEP_REPORTS = 256
@@ -38,6 +39,7 @@ class Plant:
         *,
         count: Callable[[str], None],
         resend_s: float,
+        desired: Callable[[Desired], None] | None = None,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.resynced = 0
@@ -48,6 +50,7 @@ class Plant:
         self._topics = topics
         self._count = count
         self._resend_s = resend_s
+        self._desired = desired
         self._monotonic_s = monotonic_s
         self._wanted: OrderedDict[tuple[str, int, int], None] = OrderedDict()
         self._next_step_s = 0.0
@@ -116,6 +119,18 @@ class Plant:
             self._count("bad-ack")
             return None
         return self._outbox.ack_ranges(ack.epoch, ack.ranges)
+
+    def _hint(self, message: Received) -> None:
+        """An empty one only removes what was retained."""
+        try:
+            desired = Desired.from_bytes(message.payload)
+        except BadMessage:
+            self._count("bad-desired")
+            return
+        if desired.device not in (None, self._topics.device):
+            self._count("bad-desired")
+        elif self._desired is not None:
+            self._desired(desired)
 
     def _want(self, message: Received) -> None:
         try:

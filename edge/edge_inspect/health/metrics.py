@@ -118,6 +118,22 @@ def _failures(seen: Observed) -> list[Sample]:
     return [((code,), number) for code, number in seen.link.counts.failures.items()] if seen.link else []
 
 
+def _update(seen: Observed) -> list[Sample]:
+    return [((seen.update.stage,), 1.0)] if seen.update else []
+
+
+def _models(seen: Observed) -> Iterator[Sample]:
+    if (update := seen.update) is not None:
+        yield ("active", update.active), 1.0
+        if update.candidate is not None:
+            yield ("candidate", update.candidate.digest), 1.0
+
+
+def _refusal(seen: Observed) -> list[Sample]:
+    last = seen.update.refused if seen.update else None
+    return [((last.code, last.digest), last.at.timestamp())] if last else []
+
+
 def _alarms(seen: Observed) -> list[Sample]:
     return [((code,), 1.0) for code in sorted({alarm.code for alarm in seen.alarms})]
 
@@ -181,6 +197,14 @@ ROWS = (
     Row("link_reports_total", (), "Reports that the broker confirmed; repeats count again.", _of_link("reports_sent")),
     Row("link_connects_total", (), "Connections that were made.", _of_link("connects")),
     Row("link_failures_total", ("code",), "Connections that failed or ended, by code.", _failures),
+    Row("update_stage", ("stage",), "1 for the stage in which a model's update is; `idle`: none is under way.",
+        _update),
+    Row("update_progress", (), "How far that stage is, 0 to 1.",
+        _one(lambda seen: seen.update.progress if seen.update else None)),
+    Row("model", ("role", "digest"), "1 for the model that judges (`active`) and the one that is tried (`candidate`).",
+        _models),
+    Row("update_refused_timestamp_seconds", ("code", "digest"), "When a model was refused or taken back last.",
+        _refusal),
     Row("alarm", ("code",), "1 while something works worse than it should.", _alarms),
     Row("thread_still_seconds", ("thread",), "How long the thread has stood still; 10 to 12 s end the process.",
         lambda seen: [((name,), age_s) for name, age_s in seen.threads.items()]),

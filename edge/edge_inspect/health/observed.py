@@ -15,6 +15,7 @@ from edge_inspect.counts import Durations, LaneCounts, LineCounts
 from edge_inspect.health.vitals import CameraPulse
 from edge_inspect.line.reject import RejectCounts
 from edge_wire import messages as wire
+from edge_wire.updates import ModelUpdate
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class Observed:
     """None without a broker in the configuration."""
     evidence: wire.EvidenceVitals | None = None
     """None where no pictures are kept."""
+    update: ModelUpdate | None = None
+    """None where models are not taken from a channel."""
     alarms: Sequence[wire.Degraded] = ()
     threads: Mapping[str, float] = field(default_factory=dict)
     """Seconds for which each thread has stood still."""
@@ -87,6 +90,7 @@ def status(seen: Observed) -> dict[str, Any]:
         "link": seen.link and {
             "connected": seen.link.connected, "trouble": seen.link.trouble, **seen.link.counts.model_dump(mode="json")
         },
+        "update": seen.update and seen.update.model_dump(mode="json"),
         "alarms": [alarm.model_dump(mode="json") for alarm in seen.alarms],
         "threads": {name: round(age_s, 1) for name, age_s in seen.threads.items()},
         "rss_bytes": seen.rss_bytes,
