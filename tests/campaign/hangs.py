@@ -287,12 +287,12 @@ def run(each: int, calm: int, stop_s: float, hold_s: float, limits: Limits, side
     campaign = Campaign(folder, limits)
     try:
         with ThreadPoolExecutor(side_by_side) as pool:
-            hangs = {thread: pool.submit(campaign.hang, thread, each) for thread in THREADS}
-            quiet = {
+            quiet = {  # the longest first
                 "disk_stall_5_s": pool.submit(campaign.disk_stalls, calm),
                 "clock_10_years": pool.submit(campaign.clock_jumps, calm, hold_s),
                 f"sigstop_{stop_s:g}_s": pool.submit(campaign.stops, calm, stop_s),
             }
+            hangs = {thread: pool.submit(campaign.hang, thread, each) for thread in THREADS}
             figures = {thread: future.result() for thread, future in hangs.items()}
             kept = {case: future.result() for case, future in quiet.items()}
     finally:
