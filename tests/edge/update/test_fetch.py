@@ -14,13 +14,13 @@ import pytest
 
 from edge_inspect.errors import BadModel, NoSpace, SourceGone, StorageFailing, Untrusted
 from edge_inspect.update import shelf as shelf_module
-from edge_inspect.update.fetch import FetchSettings, import_from
+from edge_inspect.update.fetch import FetchSettings, Taker, import_from
 from edge_inspect.update.known import Known
 from edge_inspect.update.offers import read_offer
 from edge_inspect.update.offline import check_offline
 from edge_inspect.update.shelf import Shelf
 from edge_wire.release import Rollout, channel_target, file_target
-from tests.edge.update.boxes import QUICK, fetch, on_disk, settings_for
+from tests.edge.update.boxes import QUICK, fetch, on_disk, settings_for, source, trust
 from tests.sim.tiny_model import write_tiny_package
 from tests.sim.tuf_repository import PRODUCT, ROLE, Fault, TufRepository, TufServer
 
@@ -363,6 +363,39 @@ def test_stale_offer_is_put_off_until_it_was_fetched_again(settings: FetchSettin
     server.repository.publish("root", "targets", ROLE)
     fetch(replace(settings, clock=lambda: late))
     check_offline(settings.models_dir, settings.root, PRODUCT, "stable", clock=lambda: late)
+
+
+ODD_NAMES = ["../../escape", "/absolute", "a b", "ü/ö", "q?x#y", "%2e%2e/x", "n" * 5000, "a/../../b", "x\ny", "."]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=range(len(ODD_NAMES)))
+def test_odd_target_name_is_no_path_on_this_box(name: str, tmp_path: Path) -> None:
+    repository = TufRepository(products=())
+    repository.put("targets", name, b"odd")
+    repository.publish("targets", bump=False)
+    shelf = Shelf(tmp_path / "models")
+    with TufServer(repository) as server, shelf.hold():
+        seen = trust(shelf.trust, server)
+        taker = Taker(shelf, seen, source(tries=0))
+        info = seen.target(name)
+        try:
+            assert taker.take(info).read_bytes() == b"odd"
+        except SourceGone as err:
+            assert err.code == "http-404"  # a server need not understand it
+    assert {path.name for path in tmp_path.iterdir()} == {"models"}
+    assert {path.name for path in shelf.blobs.iterdir()} <= {info.hashes["sha256"]}
+
+
+def test_digest_that_is_no_digest_is_no_path_either(tmp_path: Path) -> None:
+    repository = TufRepository(products=())
+    repository.put("targets", "x", b"odd")
+    repository.signed("targets").targets["x"].hashes = {"sha256": "../../../escape"}
+    repository.publish("targets", bump=False)
+    shelf = Shelf(tmp_path / "models")
+    with TufServer(repository) as server, shelf.hold(), pytest.raises(Untrusted) as caught:
+        seen = trust(shelf.trust, server)
+        Taker(shelf, seen, source()).take(seen.target("x"))
+    assert caught.value.code == "target-digest"
 
 
 def test_two_fetchers_do_not_meet(settings: FetchSettings) -> None:
