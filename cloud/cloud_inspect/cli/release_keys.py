@@ -60,7 +60,7 @@ def init(
 
     Example: cloud-inspect release init /srv/models --keys ~/keys --product metal-plate --threshold root=2/3
     """
-    store, _ = open_places(url, None)
+    store, _ = open_places(url, None, empty=True)
     from cloud_inspect.release import founding
     from cloud_inspect.release.keys import read_passphrase
     from cloud_inspect.release.layout import ROOT, TARGETS, product_role

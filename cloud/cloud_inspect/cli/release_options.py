@@ -59,11 +59,14 @@ def need_release() -> None:
             raise ReleaseMissing(f"{err.name} is not installed: pip install 'edge-inspect[cloud]'") from err
 
 
-def open_places(url: str, staged: str | None, break_lock: bool = False) -> tuple[Store, Store]:
-    """The repository and where its changes wait."""
+def open_places(url: str, staged: str | None, break_lock: bool = False, *, empty: bool = False) -> tuple[Store, Store]:
+    """The repository and where its changes wait. Raises BadRelease (`not-a-repository`) unless it may be `empty`."""
     need_release()
+    from cloud_inspect.release.repository import refuse_stranger
     from cloud_inspect.release.store import open_store
 
+    if not empty:
+        refuse_stranger(open_store(url))
     places = open_store(url), open_store(staged or f"{url.rstrip('/')}/staged")
     if break_lock:
         for place in places:

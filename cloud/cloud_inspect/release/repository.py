@@ -114,6 +114,12 @@ def load(store: Store, trusted_root: bytes | None = None, next_root: Metadata[Ro
     return state
 
 
+def refuse_stranger(store: Store) -> None:
+    """Before anything is locked or made there. Raises BadRelease (`not-a-repository`)."""
+    if read(store, metadata_file(ROOT, 1)) is None:
+        raise BadRelease("not-a-repository", f"{store.url}: no metadata/1.root.json; `release init` makes one")
+
+
 def parse(content: bytes, kind: type[T], where: str) -> Metadata[T]:
     """Raises BadRelease (`metadata-refused`)."""
     try:
@@ -145,9 +151,8 @@ def refuse_expired(role: str, metadata: Role, now: datetime) -> None:
 
 
 def _load_root(store: Store, state: State, trusted: bytes | None) -> None:
-    content = trusted or read(store, metadata_file(ROOT, 1))
-    if content is None:
-        raise BadRelease("not-a-repository", f"{store.url}: no metadata/1.root.json; `release init` makes one")
+    refuse_stranger(store)
+    content = trusted or read(store, metadata_file(ROOT, 1)) or b""
     root = parse(content, Root, "root")
     _require(store, root.signed, ROOT, root)
     while (newer := read(store, metadata_file(ROOT, root.signed.version + 1))) is not None:

