@@ -34,15 +34,18 @@ def changed_package(source: Path, folder: Path, change: Change | None = None, **
 
 
 def noised(share: float, seed: int = 1) -> Change:
-    """Every weight off by normal noise of so much of its tensor's standard deviation."""
+    """Every weight off by normal noise of so much of its tensor's standard deviation; quantised ones, too."""
     dice = np.random.default_rng(seed)
 
     def change(model: onnx.ModelProto) -> None:
         for tensor in model.graph.initializer:
             values = numpy_helper.to_array(tensor)
-            if values.dtype == np.float32 and values.ndim >= 2:
-                off = dice.normal(0, share * (values.std() or 1.0), values.shape).astype(np.float32)
-                tensor.CopyFrom(numpy_helper.from_array(values + off, tensor.name))
+            if values.ndim < 2 or values.dtype not in (np.float32, np.float16, np.int8):
+                continue
+            off = values + dice.normal(0, share * (values.astype(np.float32).std() or 1.0), values.shape)
+            if values.dtype == np.int8:
+                off = off.round().clip(-127, 127)
+            tensor.CopyFrom(numpy_helper.from_array(off.astype(values.dtype), tensor.name))
 
     return change
 

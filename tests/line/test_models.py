@@ -14,18 +14,20 @@ from typing import Any
 import pytest
 
 from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
+from edge_inspect.capture.sim import SimCamera
+from edge_inspect.config import config_from_options
 from edge_inspect.daemon import Appliance
 from edge_inspect.delivery.evidence_index import FILE_NAME
 from edge_inspect.delivery.evidence_read import Wanted, find_parts
 from edge_inspect.errors import BadModel
 from edge_inspect.inference.engine import Engine
-from edge_inspect.inference.package import ModelPackage
+from edge_inspect.inference.package import ModelPackage, find_model
 from edge_inspect.update.shadow import ShadowReport, shadow_verdict
 from edge_inspect.update.trial import trial_verdict
 from edge_wire.release import ShadowLimits, TrialLimits
 from tests.line.conftest import Build
 from tests.line.drawn import HEIGHT, SPOT, WIDTH, Notes
-from tests.line.other_models import changed_package, finds_nothing
+from tests.line.other_models import changed_package, finds_nothing, noised
 from tests.line.stage import StageCamera, StagePlc
 from tests.line.test_line import Stage, run_until, stage
 from tests.sim.tiny_model import draw_defect, write_tiny_package
@@ -500,3 +502,24 @@ def test_a_daemon_that_starts_in_a_trial_goes_on_with_it(build: Build) -> None:
         until(lambda: line.models.trial_report().parts > 10)
         line.models.end_trial()
         assert not lane.model.on_trial
+
+
+# --- the real model on the simulated line --------------------------------------------------------------------------
+
+
+def test_a_noised_network_is_caught_on_the_simulated_belt_and_the_same_one_passes(tmp_path: Path) -> None:
+    """Barrier, letterbox and the shipped YOLOv8: the candidate is the shipped model again, and then one with noise."""
+    shipped = find_model("metal-plate/1.0.0")
+    same = ModelPackage.load(changed_package(shipped, tmp_path / "same", name="same"))
+    noisy = ModelPackage.load(changed_package(shipped, tmp_path / "noisy", noised(0.5), name="noisy"))
+    config = config_from_options(camera="sim", state=tmp_path / "state", provider="cpu", threads=1)
+    belt = SimCamera(seed=5, ng_share=0.5, paced=False, px_per_frame=16)
+    line = Appliance(config, cameras={config.camera[0].name: belt}, deliver=False)
+    line.shadow._share = 1.0
+    limits = ShadowLimits(parts=12)
+    with running(line):
+        for package, expected in ((same, {"pass"}), (noisy, {"shadow-new-ok", "shadow-new-ng"})):
+            line.models.start_shadow(package, role="candidate")
+            until(lambda: shadow_verdict(line.models.shadow_report(), limits) != "go-on")
+            report = line.models.shadow_report()
+            assert shadow_verdict(report, limits) in expected, report

@@ -11,13 +11,16 @@ import threading
 import time
 import tracemalloc
 from itertools import pairwise
+from pathlib import Path
 
 import psutil
 import pytest
 
 from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.capture.ring import Slot
+from edge_inspect.daemon import Appliance
 from edge_inspect.inference.decode import Detections
+from edge_inspect.inference.package import ModelPackage
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.parts import Look
 from tests.line.conftest import Build
@@ -55,6 +58,14 @@ class EndlessCamera(Camera):
         """Nothing is held."""
 
 
+def _shadow(line: Appliance, package: ModelPackage, built: threading.Event) -> None:
+    end_s = time.monotonic() + 60
+    while line.pipeline.frames < 1 and time.monotonic() < end_s:
+        time.sleep(0.001)
+    line.models.start_shadow(package, role="candidate")
+    built.set()
+
+
 class At:
     """Calls `act` when frame `number` has been inspected."""
 
@@ -72,7 +83,8 @@ class At:
         """Frames are counted."""
 
 
-def test_no_block_of_ours_is_left_behind_per_frame(build: Build) -> None:
+@pytest.mark.parametrize("beside", ["", "a shadow"])
+def test_no_block_of_ours_is_left_behind_per_frame(build: Build, tiny_model: Path, beside: str) -> None:
     snapshots: list[tracemalloc.Snapshot] = []
     peaks: list[int] = []
 
@@ -95,7 +107,16 @@ def test_no_block_of_ours_is_left_behind_per_frame(build: Build) -> None:
     at = At(**{"frame_1": start, f"frame_{WARM_UP}": begin, f"frame_{WARM_UP + COUNTED}": end})
     line, _ = build({"left": EndlessCamera(WARM_UP + COUNTED + 10)})
     line.pipeline._watchers = (at,)
+    line.shadow._share = 1.0
+    if beside:
+        until_built = threading.Event()
+        at.acts[2] = lambda: until_built.wait(60)
+        asking = threading.Thread(target=_shadow, args=(line, ModelPackage.load(tiny_model), until_built))
+        asking.start()
     line.run(threading.Event())
+    if beside:
+        asking.join()
+        assert line.shadow.report().parts > COUNTED // 100
 
     ours = [tracemalloc.Filter(True, "*/edge_inspect/*"), tracemalloc.Filter(True, "*/edge_wire/*")]
     before, after = (snapshot.filter_traces(ours) for snapshot in snapshots)
