@@ -118,6 +118,7 @@ REASONS = MappingProxyType({
     17: "white", 18: "garbage", 19: "corrupt", 20: "truncated", 21: "empty", 22: "other-size", 23: "wrong-size",
     24: "size-differs", 25: "non-finite", 26: "frames-lost", 27: "belt-not-seen", 28: "no-such-class",
     29: "driver-error", 30: "model-swap", 31: "stopped", 32: "no-frame", 33: "repeated",
+    34: "known-answer",
 })  # fmt: skip
 _CODE_OF = {reason: code for code, reason in REASONS.items()}
 
