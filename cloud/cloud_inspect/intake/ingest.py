@@ -64,7 +64,7 @@ class Ingester:
         utc_now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
         self.counts = {"new": 0, "repeats": 0, "quarantined": 0, "unreadable": 0, "qos0": 0, "asked_again": 0}
-        self.counts |= {"over_rate": 0, "quarantine_full": 0}
+        self.counts |= {"over_rate": 0, "quarantine_full": 0, "overflowed": 0}
         self._settings = settings
         self._engine = engine
         self._rates = Rates(settings.ingest.device_per_s)
@@ -107,7 +107,12 @@ class Ingester:
             log.info("ingest.connected", broker=f"{mqtt.host}:{mqtt.port}", name=own.name)
             look_every_s = min(LOOK_AT_GAPS_S, own.gap_wait_s / 2)
             assert self._stop is not None
+            overflowed = 0
             while not self._stop.done():
+                if session.overflowed > overflowed:
+                    self.counts["overflowed"] += session.overflowed - overflowed
+                    overflowed = session.overflowed
+                    self._say("overflowed", "more comes at QoS 0 than can be looked at", dropped=overflowed)
                 left_s = self._look_at_s - time.monotonic()
                 if messages := await session.batch(own.in_flight, max(0.0, left_s), self._stop):
                     await self._take(session, messages)
@@ -202,7 +207,9 @@ class Ingester:
         self.counts["quarantined"] += len(outcome.set_aside)
         self.counts["quarantine_full"] += len(outcome.refused)
         for reading in outcome.refused:
-            self._say("quarantine_full", "no more of this device is set aside", topic=reading.topic, reason=reading.reason)
+            self._say(
+                "quarantine_full", "no more of this device is set aside", topic=reading.topic, reason=reading.reason
+            )
         for reading in outcome.set_aside:
             self._say(f"quarantined-{reading.reason}", reading.detail, topic=reading.topic, reason=reading.reason)
 

@@ -1,7 +1,8 @@
 """The ingester's connection to the broker: nothing is confirmed to the broker before `release`.
 
 1. The broker sends at most `in_flight` QoS 1 messages that were not released (MQTT 5 receive maximum). That bounds our
-   memory, and it is how the broker learns that the database is slow or gone.
+   memory, and it is how the broker learns that the database is slow or gone. What comes at QoS 0 obeys no such number:
+   of it at most MOST_UNASKED wait here, the rest is dropped and counted in `overflowed`.
 2. The session is kept by the broker for `session_s` after the connection is lost; what was not released comes again.
 3. A session object is one connection. Everything that ends it is a BrokerGone with one line.
 
@@ -37,9 +38,22 @@ SUBSCRIPTIONS = (
     (f"$share/{GROUP}/{subscription('vitals')}", 0),
     (subscription("state"), 1),  # not shared: only so does the broker send what it retains
 )
+MOST_UNASKED = 2000
 TAKEN_OVER, NOBODY = 0x8E, 0x10
 UNSAID = 0x80
 """What paho calls a connection that just ended. Some brokers end it so when a second client comes with our name."""
+
+
+class _Inbox(asyncio.Queue[aiomqtt.Message]):
+    """What has arrived and nobody took yet. The broker itself holds back QoS 1; QoS 0 has to end somewhere."""
+
+    overflowed = 0
+
+    def put_nowait(self, item: aiomqtt.Message) -> None:
+        if item.qos == 0 and self.qsize() >= MOST_UNASKED:
+            self.overflowed += 1
+        else:
+            super().put_nowait(item)
 
 
 class Session(aiomqtt.Client):
@@ -62,6 +76,7 @@ class Session(aiomqtt.Client):
             clean_start=session_s == 0,
             properties=properties,
             tls_context=settings.tls(),
+            queue_type=_Inbox,
         )
         self.pending_calls_threshold = 1 << 16
         self.refused = 0
@@ -96,6 +111,12 @@ class Session(aiomqtt.Client):
                 self._loop.remove_reader(connection.fileno())
                 self._loop.remove_writer(connection.fileno())
                 connection.close()
+
+    @property
+    def overflowed(self) -> int:
+        """Messages at QoS 0 that this connection dropped because too many waited."""
+        assert isinstance(self._queue, _Inbox)
+        return self._queue.overflowed
 
     async def take_part(self) -> None:
         """Subscribe to what an ingester reads."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
+import aiomqtt
 import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -19,7 +21,8 @@ from cloud_inspect.db.upgrade import upgrade
 from cloud_inspect.intake.keep import keep
 from cloud_inspect.intake.quota import MOST_DEVICES, Quarantine, Rates
 from cloud_inspect.intake.reading import KEPT_BYTES, read
-from cloud_inspect.settings import DatabaseSettings
+from cloud_inspect.intake.session import MOST_UNASKED, Session
+from cloud_inspect.settings import DatabaseSettings, MqttSettings
 from edge_inspect.delivery.outbox import Outbox
 from edge_wire.topics import Topics
 from tests.cloud.ingesters import IngesterProcess
@@ -164,3 +167,27 @@ def test_while_one_device_floods_another_ones_reports_arrive_and_the_quarantine_
     for event in ("ingest.over_rate", "ingest.quarantine_full"):
         lines = [line for line in ingester.events() if line["event"] == event]
         assert lines and "edge-9" in lines[0]["topic"] and len(lines) < 10
+
+
+def test_what_comes_at_qos_0_faster_than_it_is_taken_is_dropped_and_counted_but_no_report_at_qos_1(mosquitto: Mosquitto) -> None:
+    async def flooded() -> tuple[int, int]:
+        async with Session(MqttSettings(url=mosquitto.url), "ingest-a", in_flight=10) as session:
+            await session.take_part()
+            sender = mqtt.Client(CallbackAPIVersion.VERSION2)
+            sender.connect("127.0.0.1", mosquitto.port)
+            sender.loop_start()
+            for _ in range(MOST_UNASKED + 500):
+                sender.publish(OTHER.vitals, b"flood", qos=0)
+            sender.publish(OTHER.defect, b"last", qos=1).wait_for_publish(SOON_S)
+            sender.disconnect()
+            sender.loop_stop()
+            kept: list[aiomqtt.Message] = []
+            while not session.overflowed:
+                await asyncio.sleep(0.01)
+            while not kept or kept[-1].payload != b"last":
+                kept += await session.batch(MOST_UNASKED, SOON_S, asyncio.get_running_loop().create_future())
+            session.release(kept)
+            return len(kept), session.overflowed
+
+    kept, overflowed = asyncio.run(asyncio.wait_for(flooded(), 60))
+    assert overflowed > 0 and kept + overflowed <= MOST_UNASKED + 501  # and what came at QoS 1 is among what is kept
