@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from edge_inspect.health.notify import MAX_AGE_S
+from edge_inspect.update.probe import SERVICE
 
 SYSTEMD = Path(__file__).resolve().parent.parent / "systemd"
 UNITS = ("edge-inspect.service", "edge-inspect@.service")
 FETCH = "edge-inspect-fetch.service"
+PROBE, PROBE_SOCKET = "edge-inspect-probe.service", "edge-inspect-probe.socket"
 
 
 class Unit(configparser.RawConfigParser):
@@ -53,9 +55,10 @@ def test_units_verify_and_keep_their_exposure_low(analyze: None) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
     said = [line.split(" for ")[1].split(": ") for line in checked.stdout.splitlines()]
     exposures = {unit: float(figure.split()[0]) for unit, figure in said}
-    assert {path.name for path in SYSTEMD.glob("*.service")} == {unit.replace("@left", "@") for unit in exposures}
+    assert {*UNITS, FETCH} <= {unit.replace("@left", "@") for unit in exposures}
     assert max(exposures.values()) <= 1.5
     assert exposures[FETCH] <= 1.2
+    assert exposures[PROBE] <= 0.5
 
 
 def test_fetcher_has_the_network_no_devices_and_writes_only_models() -> None:
@@ -70,6 +73,16 @@ def test_fetcher_has_the_network_no_devices_and_writes_only_models() -> None:
     assert service["RestartPreventExitStatus"].split() == ["64", "78"]
 
 
+def test_probe_has_no_network_no_devices_and_nothing_to_write() -> None:
+    service = Unit(SYSTEMD / PROBE)["Service"]
+    assert (service["PrivateNetwork"], service["PrivateDevices"], service["LimitFSIZE"]) == ("yes", "yes", "0")
+    assert (service["ProtectSystem"], service["ReadOnlyPaths"]) == ("strict", "/")
+    assert not [key for key in service if key.endswith("Directory") or key in ("ReadWritePaths", "LoadCredential")]
+    listener = Unit(SYSTEMD / PROBE_SOCKET)["Socket"]
+    assert listener["ListenStream"] == str(SERVICE)
+    assert (listener["SocketUser"], listener["SocketMode"], listener["Accept"]) == ("edge-inspect", "0600", "no")
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -79,7 +92,8 @@ def test_fetcher_has_the_network_no_devices_and_writes_only_models() -> None:
     ],
 )
 def test_check_notices_a_unit_that_is_wrong(change: tuple[str, str], says: str, analyze: None, tmp_path: Path) -> None:
-    shutil.copy(SYSTEMD / FETCH, tmp_path)
+    for name in (FETCH, PROBE, PROBE_SOCKET):
+        shutil.copy(SYSTEMD / name, tmp_path)
     for name in UNITS:
         text = (SYSTEMD / name).read_text()
         assert change[0] in text
@@ -142,7 +156,7 @@ def test_install_lays_out_users_folders_and_secrets(tmp_path: Path) -> None:
     assert loaded
     for path in loaded:
         assert stat.S_IMODE((tmp_path / path.lstrip("/")).stat().st_mode) == 0o600
-    for name in (*UNITS, FETCH):
+    for name in (*UNITS, FETCH, PROBE, PROBE_SOCKET):
         assert (tmp_path / "etc/systemd/system" / name).is_file()
 
 

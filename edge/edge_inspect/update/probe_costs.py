@@ -1,0 +1,102 @@
+"""What a candidate costs, beside the model that judges: time of a frame, run in turn, and memory.
+
+mine, theirs = timed(candidate, active, pixels)      # (p50, p99) in ms each
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_inspect.errors import BadModel
+from edge_inspect.inference.decode import Decoder, Detections
+from edge_inspect.inference.engine import Engine
+from edge_inspect.inference.letterbox import Letterbox
+from edge_inspect.inference.providers import usable_threads
+from edge_wire.manifest import machine_kind
+
+Pixels = NDArray[np.uint8]
+Spread = tuple[float, float]
+"""p50 and p99, ms."""
+
+TIMED_RUNS = 60
+TIMED_S = 10.0
+MEMORY_FACTOR = 3.0
+"""So many times the memory of the model that judges."""
+MEMORY_SLACK_BYTES = 128 << 20
+"""Below this no model is too large: allocators keep what they have."""
+
+
+@dataclass
+class Loaded:
+    engine: Engine
+    thresholds: NDArray[np.float32]
+    decoder: Decoder
+    threads: int
+    memory_bytes: int
+
+    @property
+    def kind(self) -> str:
+        """Of machine, as budgets are given."""
+        return machine_kind(self.engine.provider, usable_threads(self.threads))
+
+    def judge(self, pixels: Pixels, letterbox: Letterbox) -> Detections:
+        letterbox(pixels, out=self.engine.input)
+        self.engine.run()
+        return self.decoder.decode(self.engine.output, letterbox, self.thresholds)
+
+    def letterbox(self, pixels: Pixels) -> Letterbox:
+        height, width = pixels.shape[:2]
+        return Letterbox(height, width, self.engine.height, self.engine.width)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def timed(candidate: Loaded, active: Loaded | None, pixels: Pixels) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(p50, p99) in ms of a frame's way through each, run in turn."""
+    turns = [(one, one.letterbox(pixels), list[float]()) for one in (candidate, active) if one is not None]
+    deadline = time.monotonic() + TIMED_S
+    for number in range(TIMED_RUNS):
+        if number >= 5 and time.monotonic() > deadline:
+            break
+        for one, letterbox, times in turns:
+            started = time.perf_counter()
+            one.judge(pixels, letterbox)
+            times.append((time.perf_counter() - started) * 1000)
+    spreads = [(float(np.percentile(times, 50)), float(np.percentile(times, 99))) for _, _, times in turns]
+    return spreads[0], (spreads[1] if active is not None else (0.0, 0.0))
+
+
+def check_latency(mine: Spread, theirs: Spread, candidate: Loaded, active: Loaded | None, factor: float) -> None:
+    """Against the model that judges, and against the candidate's own budget for this kind of machine; the latter counts
+    only while the model that judges keeps its own, for otherwise the machine is what is slow."""
+    package = candidate.engine.package
+    if active is not None and mine[0] > factor * theirs[0]:
+        times = f"{mine[0]:.1f} ms, the model that judges {theirs[0]:.1f} ms"
+        raise BadModel("probe-latency", f"{package.dir}: a frame takes {times}: more than {factor:g} times")
+    kind = candidate.kind
+    budget = package.manifest.latency_budget_ms.get(kind)
+    own = active.engine.package.manifest.latency_budget_ms.get(kind) if active is not None else None
+    busy = own is not None and theirs[1] > own.value
+    if budget is not None and mine[1] > budget.value and not busy:
+        raise BadModel(
+            "probe-latency", f"{package.dir}: p99 {mine[1]:.1f} ms on {kind}, its manifest allows {budget.value:g} ms"
+        )
+
+
+def check_memory(candidate: Loaded, active: Loaded | None) -> None:
+    took, package = candidate.memory_bytes, candidate.engine.package
+    budget = package.manifest.memory_budget_bytes.get(candidate.kind)
+    if budget is not None and took > max(budget.value, MEMORY_SLACK_BYTES):
+        allowed = f"its manifest allows {budget.value / 2**20:.0f} MiB on {candidate.kind}"
+        raise BadModel("probe-memory", f"{package.dir}: takes {took / 2**20:.0f} MiB, {allowed}")
+    if active is not None and took > max(MEMORY_FACTOR * active.memory_bytes, MEMORY_SLACK_BYTES):
+        has = f"{active.memory_bytes / 2**20:.0f} MiB: more than {MEMORY_FACTOR:g} times"
+        raise BadModel("probe-memory", f"{package.dir}: takes {took / 2**20:.0f} MiB, the model that judges {has}")
