@@ -48,16 +48,10 @@ def connect() -> None:
         raise AssertionError("there is a network")
 
 
-def spin() -> None:
-    while True:
-        pass
-
-
 FAULTS: dict[str, Any] = {
     "segv": lambda: ctypes.string_at(0),
     "abort": os.abort,
     "hang": signal.pause,
-    "spin": spin,
     "hog": hog,
     "resident-hog": resident_hog,
     "grandchild": grandchild,

@@ -73,10 +73,9 @@ def test_process_that_is_lost_is_a_refusal(fault: str, code: str, says: str, can
     assert (refused.code, says in str(refused)) == (code, True), str(refused)
 
 
-@pytest.mark.parametrize("fault", ["hang", "spin"])
-def test_hang_ends_at_the_deadline(fault: str, candidate: Path) -> None:
+def test_hang_ends_at_the_deadline(candidate: Path) -> None:
     started = time.monotonic()
-    assert faulty(candidate, fault, limits=ProbeLimits(seconds=4.0)).code == "probe-hang"
+    assert faulty(candidate, "hang", limits=ProbeLimits(seconds=3.0)).code == "probe-hang"
     assert time.monotonic() - started < 60
 
 
