@@ -1,0 +1,147 @@
+"""SIGKILL at every file system call of publishing: a release, a revocation, a rotation of each role.
+
+    python -m tests.campaign.publish_killed                # every point
+    python -m tests.campaign.publish_killed --every 25     # a sample
+
+A dry run under strace counts the calls of each name; then for each name and each n a fresh process is killed as it
+enters its n-th call of that name. Afterwards python-tuf's own client reads the repository, once fresh from the first
+root and once with what it knew before: both must find the old release or the new one. Then publishing is repeated: both
+must find the new one, no file may be wrong, nothing may be staged. A sample of the steps is in
+tests/cloud/release/test_interrupted.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tuf.api.exceptions import DownloadError, RepositoryError
+
+from cloud_inspect.errors import BadRelease
+from cloud_inspect.release.keys import make_key, open_signers
+from cloud_inspect.release.publish import publish
+from cloud_inspect.release.roles import Exchange, rotate
+from cloud_inspect.release.rollouts import make_wish, released
+from cloud_inspect.release.staging import Staging
+from cloud_inspect.release.store import Store, open_store
+from cloud_inspect.release.verify import StoreFetcher, verify
+from tests.campaign import zygote
+from tests.campaign.ledger import summary
+from tests.campaign.syscalls import CALLS, points_of
+from tests.cloud.release.plant import PRODUCT, ROLE, Plant, Reader
+
+
+def release(plant: Plant) -> None:
+    plant.sign("1.1.0")
+
+
+def revoke(plant: Plant) -> None:
+    bad = released(PRODUCT, plant.state().product(PRODUCT), "tiny", "1.0.0")
+    plant.change().revoke(PRODUCT, bad, make_wish("all", "anna", reason="misses dents"), plant.signers(f"{ROLE}-1"))
+
+
+def rotation(role: str, *signers: str) -> Callable[[Plant], None]:
+    def stage(plant: Plant) -> None:
+        online = role in ("snapshot", "timestamp")
+        key = make_key((plant.keys / "online" if online else plant.keys) / f"{role}-2.pem")
+        own = [] if online else plant.signers(f"{role}-2")
+        signed = rotate(plant.change(), role, Exchange((key,), (f"{role}-1",)), plant.signers(*signers), own)
+        assert signed.missing == ()
+
+    return stage
+
+
+CHANGES = {
+    "release": release,
+    "revoke": revoke,
+    "root": rotation("root", "root-1"),
+    "targets": rotation("targets", "root-1", "targets-1"),
+    "snapshot": rotation("snapshot", "root-1"),
+    "timestamp": rotation("timestamp", "root-1"),
+    "product": rotation(ROLE, "targets-1"),
+}
+
+
+class Case:
+    """A repository with one release and a staged change, and a device that has read it."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.plant = Plant(folder)
+        self.plant.release("1.0.0")
+        self.device = folder / "device"
+        Reader(self.plant.root, "store://", self.device, StoreFetcher(self.plant.store)).rollout()
+        CHANGES[name](self.plant)
+        self.start = Path(self.plant.url)
+        self.new = 2 if name in ("release", "revoke") else 1
+
+    def run(self, *options: str) -> tuple[int, str, list[str]]:
+        """Publish once under strace with `options`: exit status, trace, what is wrong afterwards."""
+        with tempfile.TemporaryDirectory(prefix="publish-", dir="/dev/shm") as place:
+            folder = Path(place) / "repository"
+            shutil.copytree(self.start, folder)
+            store, staged = open_store(str(folder)), open_store(str(folder / "staged"))
+            status, trace = zygote.traced(lambda: self._publish(store, staged), *options)
+            wrong = self._read(store, Path(place) / "after", {1, self.new})
+            if Staging(staged).roles():
+                try:
+                    self._publish(store, staged)
+                except BadRelease as err:
+                    wrong.append(f"cannot be repeated: {err}")
+            wrong += self._read(store, Path(place) / "repeated", {self.new})
+            wrong += verify(store, self.plant.root).troubles
+            if Staging(staged).roles():
+                wrong.append("something is staged still")
+            return status, trace, wrong
+
+    def _publish(self, store: Store, staged: Store) -> None:
+        publish(store, staged, open_signers([str(self.plant.keys / "online")]), self.plant.now)
+
+    def _read(self, store: Store, place: Path, allowed: set[int]) -> list[str]:
+        shutil.copytree(self.device, place / "knows")
+        wrong = []
+        for name in ("fresh", "knows"):
+            try:
+                found = Reader(self.plant.root, "store://", place / name, StoreFetcher(store)).rollout().sequence
+            except (RepositoryError, DownloadError, OSError, ValueError, AssertionError) as err:
+                wrong.append(f"{name}: reads nothing: {type(err).__name__}: {err}")
+                continue
+            if found not in allowed:
+                wrong.append(f"{name}: reads sequence {found}, not {sorted(allowed)}")
+        return wrong
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--every", type=int, default=1, help="take only every n-th point")
+    parser.add_argument("--changes", nargs="+", choices=CHANGES, default=list(CHANGES))
+    options = parser.parse_args(arguments)
+    if reason := zygote.reason_not_to():
+        print(summary("publish_killed", 0, 0, skipped=reason))
+        return 1
+    killed = failures = points = missed = 0
+    for name in options.changes:
+        with tempfile.TemporaryDirectory(prefix="publish-", dir="/dev/shm") as root:
+            case = Case(Path(root), name)
+            status, trace, wrong = case.run("-e", f"trace={CALLS}")
+            assert status == 0 and not wrong, (name, status, wrong)
+            calls = points_of(trace)
+            every = [(call, number) for call, times in sorted(calls.items()) for number in range(1, times + 1)]
+            points += len(every)
+            for call, number in every[:: options.every]:
+                status, _, wrong = case.run("-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}")
+                killed += status == zygote.SIGKILLED
+                missed += status == 0
+                if wrong or status not in (0, zygote.SIGKILLED):
+                    failures += 1
+                    print(f"{name}: killed at {call} number {number} ({status}): {wrong}", file=sys.stderr)
+            print(f"{name}: {len(every)} points: {dict(calls)}", file=sys.stderr, flush=True)
+    print(summary("publish_killed", killed, failures, points=points, every=options.every, not_reached=missed))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
