@@ -134,11 +134,11 @@ class Acts:
                 self._pulse.allow(LIMITS_S[Stage.VERIFY])
                 self._store.package(state.active)  # raises BadModel: one further back
             if self._looks.due() or self._source.news():
+                self._looks.looked()
                 return Result(Outcome.DONE)
             self._pulse.rest(STEP_S)
 
     def _fetch(self, state: State) -> Result:
-        self._looks.looked()
         if state.candidate is not None:  # a person chose one that is here
             return Result(Outcome.DONE)
         return self._look(state)

@@ -138,6 +138,8 @@ class Updater:
             self._say(before.stage, result.code, result.why)
         elif before.stage is not Stage.IDLE and before.stage is not Stage.REVERT:
             self._trouble = None
+        if before.stage is Stage.IDLE and result.outcome is Outcome.LATER:  # not even that it looks can be saved
+            self.pulse.rest(self._wait_for_disk_s)
         if before.stage is Stage.REVERT:
             self._went_home(result)
         elif before.stage is not Stage.IDLE and (result.outcome is Outcome.REFUSED or result.by):

@@ -1,0 +1,140 @@
+"""`edge-inspect model import|activate|rollback`: what a person may change about the models of a box."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from edge_inspect.cli.model_box import ConfigFile, Place, configured, digest_meant, place
+from edge_inspect.cli.options import AsJson, StateDir
+from edge_inspect.cli.output import emit, size
+from edge_inspect.errors import Refusal
+from edge_inspect.update.choose import chosen_by_person
+from edge_inspect.update.fetch import FetchSettings, import_from
+from edge_inspect.update.machine import Result, advance
+from edge_inspect.update.record import PERSON_WENT_BACK
+from edge_inspect.update.requests import Answer, Request, ask, wait_for, who_asks
+from edge_inspect.update.stages import Outcome, Stage
+from edge_inspect.update.store import InUse, Store, utc_now
+
+ANSWER_S = 60.0
+Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="Why, for the history.")]
+
+
+class NotDone(Refusal):
+    """The daemon, or the state of its models, says no."""
+
+
+def import_model(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A stick or share that `release export` has written.")],
+    state: StateDir = None,
+    config: ConfigFile = None,
+    json: AsJson = False,
+) -> None:
+    """Take a release from a folder, without a network: the same signatures are asked for, every byte is checked.
+
+    A running daemon finds it within a second and takes it through its stages; else the next start does.
+    """
+    box = place(state, config)
+    read = configured(box)
+    assert read.update is not None
+    device = read.device
+    settings = FetchSettings.of(
+        read.update, site=device.site, line=device.line, device=device.device, state_dir=box.state_dir
+    )
+    console = Console(stderr=True, highlight=False)
+
+    def told(done: int, total: int) -> None:
+        if console.is_terminal:
+            console.print(f"{size(done)} of {size(total)}", end="\r")
+
+    offer = import_from(folder, replace(settings, progress=told), threading.Event())
+    if offer is None:
+        text = "there is nothing in it that is new for this box"
+    else:
+        model = offer.rollout.model
+        text = f"{model.name} {model.version} ({model.digest[7:19]}) is verified and offered; see `model list`"
+    console.print(text, soft_wrap=True)
+    if json:
+        found = {"digest": offer.rollout.model.digest, "sequence": offer.rollout.sequence} if offer else {}
+        emit({"ok": True, "offered": offer is not None, "text": text, **found})
+
+
+def activate(
+    model: Annotated[list[str], typer.Argument(metavar="DIGEST | NAME VERSION", help="A package of `model list`.")],
+    why: Why = "",
+    state: StateDir = None,
+    config: ConfigFile = None,
+    json: AsJson = False,
+) -> None:
+    """Take a package that is on this box through its stages, also one that was refused or taken back before.
+
+    With a running daemon it begins at once, else at the next start. A rollout newer than today's wins over it.
+    """
+    box = place(state, config)
+    found, _ = box.look()
+    request = Request(kind="activate", digest=digest_meant(box, found, model), by=who_asks(), why=why)
+    _tell(_asked(box, request, _activate_in), json)
+
+
+def rollback(why: Why = "", state: StateDir = None, config: ConfigFile = None, json: AsJson = False) -> None:
+    """Go back to the previous model at once; what is taken back is not tried again on its own.
+
+    While a candidate is being tried, it is the candidate that goes.
+    """
+    box = place(state, config)
+    _tell(_asked(box, Request(kind="rollback", by=who_asks(), why=why), _rollback_in), json)
+
+
+def _asked(box: Place, request: Request, act: Callable[[Store, Request], Answer]) -> Answer:
+    """By the daemon, if one runs; else here, for its next start."""
+    try:
+        with box.open() as store:
+            return act(store, request)
+    except InUse:
+        pass
+    number = ask(box.folder, request)
+    given = wait_for(box.folder, number, ANSWER_S)
+    if given is None:
+        raise NotDone(f"{box.state_dir}: the daemon does not answer within {ANSWER_S:g} s; look at its log")
+    return given
+
+
+def _activate_in(store: Store, request: Request) -> Answer:
+    state = store.state
+    if state.stage is not Stage.IDLE:
+        return Answer(ok=False, code="busy", text=f"stage {state.stage.value}; `model rollback` takes it back first")
+    found = chosen_by_person(state, request, store.factory_digest, utc_now())
+    if isinstance(found, Answer):
+        return found
+    store.package(found.model.digest)
+    chosen = advance(state, Result(Outcome.DONE, "activate", request.why, by=request.by, candidate=found), utc_now())
+    store.save(advance(chosen, Result(Outcome.DONE), utc_now()))
+    return Answer(ok=True, text="no daemon runs: its next start takes it through its stages")
+
+
+def _rollback_in(store: Store, request: Request) -> Answer:
+    state = store.state
+    if state.stage in (Stage.IDLE, Stage.FETCH) and state.active is None:
+        return Answer(ok=False, code="no-previous", text="the factory's model judges; there is none before it")
+    if state.stage is not Stage.REVERT:
+        idle = state.model_copy(update={"stage": Stage.IDLE}) if state.stage is Stage.FETCH else state
+        why = request.why or "taken back by hand"
+        store.save(advance(idle, Result(Outcome.WITHDRAWN, PERSON_WENT_BACK, why, by=request.by), utc_now()))
+    back = store.state.active[7:19] if store.state.active else "the factory's model"
+    return Answer(ok=True, text=f"no daemon runs: its next start begins with {back}")
+
+
+def _tell(answer: Answer, json: bool) -> None:
+    """Raises NotDone."""
+    if not answer.ok:
+        raise NotDone(f"{answer.text} [{answer.code}]")
+    Console(stderr=True, highlight=False).print(answer.text, soft_wrap=True)
+    if json:
+        emit({"ok": True, "text": answer.text})

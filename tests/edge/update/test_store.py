@@ -1,0 +1,259 @@
+"""State and history on disk: what a start makes of them, whatever lies there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edge_inspect.errors import BadModel, StorageFailing
+from edge_inspect.update import store as store_module
+from edge_inspect.update.history import FILE_NAME, read_history
+from edge_inspect.update.stages import Stage
+from edge_inspect.update.store import STATE_NAME, InUse, Store, look
+from tests.edge.update.box import GOOD_TRIAL, Box
+
+
+def updated(box: Box, name: str = "b", sequence: int = 1) -> None:
+    box.release(name, sequence)
+    box.run()
+    assert box.live is not None and box.live.judging == box.digests[name]
+    box.end()
+
+
+def spoil(folder: Path, name: str = "model.onnx") -> None:
+    """One bit of it is not what it was."""
+    path = folder / name
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def judging(box: Box) -> str:
+    box.start()
+    assert box.live is not None
+    return next(name for name, digest in box.digests.items() if digest == box.live.judging)
+
+
+def test_the_first_start_judges_by_the_factorys_model(box: Box) -> None:
+    assert judging(box) == "factory"
+    assert box.store is not None
+    assert [entry.code for entry in box.store.history.entries] == ["start"]
+
+
+def test_a_start_goes_on_with_what_was_kept(box: Box) -> None:
+    updated(box)
+    assert judging(box) == "b"
+
+
+def test_bit_rot_of_the_active_model_falls_back_and_it_may_come_again(box: Box) -> None:
+    updated(box)
+    spoil(box.folder_of(box.digests["b"]))
+    assert judging(box) == "factory"
+    assert box.store is not None
+    assert not box.store.state.floors["tiny/stable"].settled and not box.store.state.refused
+    assert box.store.history.entries[-1].code == "digest-mismatch"
+
+
+def test_of_three_the_one_before_judges_when_the_newest_rots(box: Box) -> None:
+    updated(box)
+    updated(box, "c", 2)
+    spoil(box.folder_of(box.digests["c"]))
+    assert judging(box) == "b"
+
+
+def test_the_factorys_model_is_the_floor(box: Box) -> None:
+    updated(box)
+    updated(box, "c", 2)
+    for name in ("b", "c"):
+        shutil.rmtree(box.folder_of(box.digests[name]))
+    assert judging(box) == "factory"
+
+
+def test_no_model_no_results(box: Box) -> None:
+    updated(box)
+    spoil(box.folder_of(box.digests["b"]))
+    spoil(box.factory)
+    with pytest.raises(BadModel, match="no model verifies") as raised:
+        box.start()
+    assert raised.value.code == "no-model" and raised.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "EOF"),
+        (b"\0" * 500, "expected value"),
+        (b"{}", "since"),
+        (b'{"format": 2}', "format"),
+        (b'{"format": 1, "since": "2026-11-22T08:00:00Z", "news": 1}', "newer version"),
+        (b"[" * 100_000, ""),
+        (b" " * (store_module.MOST_STATE_BYTES + 1), "bytes"),
+    ],
+    ids=["empty", "zeros", "nothing", "newer", "unknown key", "nested", "huge"],
+)
+def test_a_state_that_cannot_be_read_is_put_aside_and_floors_come_back(box: Box, content: bytes, says: str) -> None:
+    updated(box)
+    box.shadow = type(box.shadow)(parts=200, same=150, new_ok=50, active_ok=100, active_ng=100)
+    box.release("c", 7)
+    box.run()
+    box.end()
+    (box.state_dir / STATE_NAME).write_bytes(content)
+    assert judging(box) == "factory"
+    assert box.store is not None
+    state = box.store.state
+    assert says in box.store.quarantined
+    assert state.floors["tiny/stable"].sequence == 7 and state.refusal_of(box.digests["c"]) is not None
+    aside = [path for path in box.state_dir.iterdir() if ".broken-" in path.name]
+    assert [path.read_bytes() for path in aside] == [content]
+    box.end()
+    assert judging(box) == "factory"  # no loop: the next start finds a good one
+    assert not box.store.quarantined and len(list(box.state_dir.glob("*.broken-*"))) == 1
+
+
+def test_two_processes_cannot_have_it(box: Box) -> None:
+    box.start()
+    with pytest.raises(InUse, match="another process"):
+        Store.open(box.state_dir, box.models_dir, box.factory)
+
+
+def test_a_rollout_older_than_one_seen_is_not_taken(box: Box) -> None:
+    updated(box, "c", 5)
+    box.release("b", 4)
+    box.run()
+    assert box.store is not None and box.live is not None
+    assert box.live.judging == box.digests["c"] and box.store.state.floors["tiny/stable"].sequence == 5
+    assert box.store.state.last_refusal is not None and box.store.state.last_refusal.code == "rollout-older"
+
+
+def test_what_was_taken_back_comes_again_only_by_a_rollback_that_names_it(box: Box) -> None:
+    box.release("b", 1)
+    box.trial = type(box.trial)(parts=9, known_answer_failures=1)
+    box.run()
+    box.trial = GOOD_TRIAL
+    for sequence in (1, 2):
+        box.release("b", sequence)
+        box.run()
+        assert box.live is not None and box.live.judging == box.digests["factory"]
+    box.release("b", 3, action="rollback")
+    box.run()
+    assert box.live.judging == box.digests["b"] or judging(box) == "b"
+    assert box.store is not None and box.store.state.refusal_of(box.digests["b"]) is None
+
+
+def test_a_revoked_model_goes_back(box: Box) -> None:
+    updated(box)
+    box.release("b", 2, revoked=(box.digests["b"],))
+    updater = box.start()
+    for _ in range(4):
+        updater.step()
+    assert box.live is not None and box.live.judging == box.digests["factory"]
+    assert judging(box) == "factory"
+
+
+def test_a_disk_that_takes_no_state_stops_the_update_and_nothing_else(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.release("b")
+    updater = box.start()
+
+    def full(path: Path, content: bytes) -> None:
+        raise StorageFailing(f"{path}: No space left on device")
+
+    updater.step()
+    monkeypatch.setattr(store_module, "write_durably", full)
+    updater.step()
+    assert box.store is not None and box.live is not None
+    assert box.store.state.stage is Stage.IDLE and box.live.judging == box.digests["factory"]
+    assert "No space" in box.store.failing and ("model-storage", box.store.failing) in updater.alarms()
+    monkeypatch.undo()
+    box.run()
+    assert box.live.judging == box.digests["b"]  # it recovers alone
+
+
+def test_a_trial_whose_start_cannot_be_counted_is_not_tried(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.release("b")
+    updater = box.start()
+    while box.store is not None and box.store.state.stage is not Stage.TRIAL:
+        updater.step()
+
+    def failing(path: Path, content: bytes) -> None:
+        raise StorageFailing(f"{path}: Read-only file system")
+
+    monkeypatch.setattr(store_module, "write_durably", failing)
+    assert judging(box) == "factory"
+
+
+def history_of(box: Box) -> Path:
+    return box.state_dir / FILE_NAME
+
+
+def lines_of(box: Box) -> list[bytes]:
+    return history_of(box).read_bytes().splitlines(keepends=True)
+
+
+@pytest.fixture
+def written(box: Box) -> Box:
+    updated(box)
+    updated(box, "c", 2)
+    assert len(lines_of(box)) == 5
+    return box
+
+
+def test_a_history_as_written_verifies(written: Box) -> None:
+    state, checked = look(written.state_dir)
+    assert not checked.broken and not checked.torn_bytes and len(checked.entries) == 5
+    assert state is not None and state.history.lines == 5
+    assert [(e.event, e.version) for e in checked.entries] == [
+        ("activated", "1.0.0"), ("activated", "1.1.0"), ("kept", "1.1.0"), ("activated", "1.2.0"), ("kept", "1.2.0"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", range(5))
+def test_a_changed_line_is_named(written: Box, line: int) -> None:
+    lines = lines_of(written)
+    entry = json.loads(lines[line])
+    entry["released_by"] = "somebody else"
+    lines[line] = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+    history_of(written).write_bytes(b"".join(lines))
+    broken = look(written.state_dir)[1].broken
+    assert broken and broken[0].startswith(f"line {min(line + 2, 5)}:")
+
+
+@pytest.mark.parametrize("line", range(5))
+def test_a_line_that_was_taken_out_is_seen(written: Box, line: int) -> None:
+    lines = lines_of(written)
+    del lines[line]
+    history_of(written).write_bytes(b"".join(lines))
+    assert look(written.state_dir)[1].broken[0].startswith(f"line {min(line + 1, 5)}:")
+
+
+def test_lines_that_changed_places_and_garbage_are_seen(written: Box) -> None:
+    lines = lines_of(written)
+    history_of(written).write_bytes(b"".join([lines[0], lines[2], lines[1], *lines[3:]]))
+    assert look(written.state_dir)[1].broken[0].startswith("line 2:")
+    history_of(written).write_bytes(b"".join([lines[0], b"hello\n", *lines[1:]]))
+    assert look(written.state_dir)[1].broken[0] == "line 2: is no entry"
+
+
+def test_half_a_line_after_a_power_cut_is_told_and_written_over(written: Box) -> None:
+    with history_of(written).open("ab") as stream:
+        stream.write(lines_of(written)[-1][:40])
+    _, checked = look(written.state_dir)
+    assert not checked.broken and checked.torn_bytes == 40
+    spoil(written.folder_of(written.digests["c"]))
+    assert judging(written) == "b"
+    written.end()
+    _, checked = look(written.state_dir)
+    assert not checked.broken and not checked.torn_bytes and len(checked.entries) == 6
+
+
+def test_a_history_that_was_changed_does_not_stop_anything(written: Box) -> None:
+    os.truncate(history_of(written), 100)
+    updater = written.start()
+    assert [code for code, _ in updater.alarms()] == ["model-history"]
+    assert read_history(history_of(written)).torn_bytes in (0, 100)
