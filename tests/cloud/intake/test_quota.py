@@ -169,7 +169,7 @@ def test_while_one_device_floods_another_ones_reports_arrive_and_the_quarantine_
         assert lines and "edge-9" in lines[0]["topic"] and len(lines) < 10
 
 
-def test_what_comes_at_qos_0_faster_than_it_is_taken_is_dropped_and_counted_but_no_report_at_qos_1(mosquitto: Mosquitto) -> None:
+def test_a_flood_at_qos_0_is_dropped_and_counted_and_no_report_at_qos_1(mosquitto: Mosquitto) -> None:
     async def flooded() -> tuple[int, int]:
         async with Session(MqttSettings(url=mosquitto.url), "ingest-a", in_flight=10) as session:
             await session.take_part()
