@@ -30,7 +30,7 @@ from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
 from cloud_inspect.errors import BadKey, StoreGone
 from cloud_inspect.release.layout import KEY_NAME
-from cloud_inspect.release.tokens import is_token, open_token
+from cloud_inspect.release.tokens import is_token, name_on_token, open_token
 
 MOST_KEY_BYTES = 64 * 1024
 
@@ -125,7 +125,7 @@ def _public(signer: Signer) -> SSlibKey:
 
 
 def _stem(reference: str) -> str:
-    return "token" if is_token(reference) else Path(reference).stem
+    return name_on_token(reference) if is_token(reference) else Path(reference).stem
 
 
 def _read(path: Path) -> bytes:

@@ -105,12 +105,9 @@ def load(store: Store, trusted_root: bytes | None = None, next_root: Metadata[Ro
         state.next_root = next_root.signed
     timestamp = _load(store, state, TIMESTAMP, Timestamp, 0)
     snapshot = _load(store, state, SNAPSHOT, Snapshot, timestamp.snapshot_meta.version)
-    targets = _load(store, state, TARGETS, Targets, snapshot.meta["targets.json"].version)
+    targets = _load(store, state, TARGETS, Targets, _version(store, snapshot, TARGETS))
     for role in (targets.delegations.roles if targets.delegations else None) or {}:
-        meta = snapshot.meta.get(f"{role}.json")
-        if meta is None:
-            raise BadRelease("metadata-refused", f"{store.url}: {role} is delegated and not in the snapshot")
-        _load(store, state, role, Targets, meta.version)
+        _load(store, state, role, Targets, _version(store, snapshot, role))
     return state
 
 
@@ -179,6 +176,13 @@ def _load(store: Store, state: State, role: str, kind: type[T], version: int) ->
     if role != TIMESTAMP and metadata.signed.version != version:
         raise BadRelease("metadata-refused", f"{store.url}/{name}: says version {metadata.signed.version}")
     return metadata.signed
+
+
+def _version(store: Store, snapshot: Snapshot, role: str) -> int:
+    meta = snapshot.meta.get(f"{role}.json")
+    if meta is None:
+        raise BadRelease("metadata-refused", f"{store.url}: {role} is not in the snapshot")
+    return meta.version
 
 
 def _require(store: Store, delegator: Root | Targets, role: str, metadata: Role) -> None:

@@ -35,6 +35,12 @@ def is_token(reference: str) -> bool:
     return reference.startswith(SCHEME)
 
 
+def name_on_token(uri: str) -> str:
+    """What people may call the key."""
+    token = parse(uri)
+    return f"{token.label or 'token'}-{token.number}"
+
+
 def open_token(uri: str, pin: bytes | None) -> Signer:
     """Raises BadKey: `pkcs11-missing`, `pkcs11-uri`, `pkcs11-refuses`, `passphrase-missing`."""
     token = parse(uri)

@@ -196,6 +196,27 @@ def test_client_that_says_nothing_is_let_go(folder: Path) -> None:
             thread.join(30)
 
 
+def test_client_that_sends_its_request_byte_by_byte_is_let_go(folder: Path) -> None:
+    with ReleaseServer(folder, port=0, most_connections=1, idle_s=0.5) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        stop = threading.Event()
+        try:
+            with socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as dripping:
+                dripping.sendall(b"GET /metadata/timestamp.json HTTP/1.1\r\n")
+                for _ in range(600):
+                    try:
+                        dripping.sendall(b"X")
+                    except OSError:
+                        break  # let go
+                    stop.wait(0.05)
+                else:
+                    pytest.fail("it held its place")
+        finally:
+            server.shutdown()
+            thread.join(30)
+
+
 def test_taken_address_is_one_line(server: ReleaseServer, folder: Path) -> None:
     with pytest.raises(StoreGone, match=r"127\.0\.0\.1") as raised:
         ReleaseServer(folder, port=server.server_port)
