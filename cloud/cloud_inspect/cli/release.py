@@ -70,7 +70,7 @@ def add(app: typer.Typer) -> None:
 
 def sign(
     url: Url,
-    package: Annotated[Path | None, typer.Argument(help="Model package to release.", metavar="[PACKAGE]")] = None,
+    package: Annotated[Path | None, typer.Argument(help="Model package to release.", metavar="PACKAGE")] = None,
     product: Annotated[str | None, typer.Option(help="Product line: its keys sign its models only.")] = None,
     channel: Annotated[str, typer.Option(help="Which devices follow: those that have this channel.")] = "stable",
     key: Keys = [],  # noqa: B006
@@ -82,20 +82,16 @@ def sign(
     sites: Annotated[list[str] | None, typer.Option(help=f"Only these sites; {_NAMES}.")] = None,
     lines: Annotated[list[str] | None, typer.Option(help=f"Only these lines; {_NAMES}.")] = None,
     devices: Annotated[list[str] | None, typer.Option(help=f"Only these devices; {_NAMES}.")] = None,
-    shadow_parts: Annotated[int | None, typer.Option(help="Parts to compare before a trial. [default: 200]")] = None,
-    shadow_most_s: Annotated[int | None, typer.Option(help="Longest wait for them. [default: 604800]")] = None,
-    most_new_ng: Annotated[
-        float | None, typer.Option(help="Share of passed parts it may reject. [default: 0.05]")
-    ] = None,
-    most_new_ok: Annotated[
-        float | None, typer.Option(help="Share of rejected parts it may pass. [default: 0.05]")
-    ] = None,
-    trial_parts: Annotated[int | None, typer.Option(help="Parts to judge before it is kept. [default: 500]")] = None,
-    trial_least_s: Annotated[int | None, typer.Option(help="Shortest trial. [default: 60]")] = None,
+    shadow_parts: Annotated[int | None, typer.Option(help="Parts to compare before a trial. Else 200.")] = None,
+    shadow_most_s: Annotated[int | None, typer.Option(help="Longest wait for them. Else 604800.")] = None,
+    most_new_ng: Annotated[float | None, typer.Option(help="Share of passed parts it may reject. Else 0.05.")] = None,
+    most_new_ok: Annotated[float | None, typer.Option(help="Share of rejected parts it may pass. Else 0.05.")] = None,
+    trial_parts: Annotated[int | None, typer.Option(help="Parts to judge before it is kept. Else 500.")] = None,
+    trial_least_s: Annotated[int | None, typer.Option(help="Shortest trial. Else 60.")] = None,
     most_rate_shift: Annotated[
-        float | None, typer.Option(help="Share of NG away from the shadow's. [default: 0.05]")
+        float | None, typer.Option(help="Share of NG away from the shadow's. Else 0.05.")
     ] = None,
-    most_unknown: Annotated[float | None, typer.Option(help="Share of UNKNOWN by its fault. [default: 0.02]")] = None,
+    most_unknown: Annotated[float | None, typer.Option(help="Share of UNKNOWN by its fault. Else 0.02.")] = None,
     role: Annotated[str | None, typer.Option(help="Sign a staged change of this role: root, targets.")] = None,
     renew: Annotated[bool, typer.Option("--renew", help="Stage the role again with a new expiry.")] = False,
     discard: Annotated[bool, typer.Option("--discard", help="Drop what is staged.")] = False,
@@ -220,7 +216,7 @@ def list_releases(url: Url, json_: AsJson = False) -> None:
 
 def verify(
     url: Url,
-    root: Annotated[Path | None, typer.Option(help="root.json as devices have it. [default: the first one]")] = None,
+    root: Annotated[Path | None, typer.Option(help="root.json as devices have it. Else the first one.")] = None,
     json_: AsJson = False,
 ) -> None:
     """Check the whole repository as a fresh device would, and every file in it. Exit status 1 when anything is wrong.

@@ -132,7 +132,7 @@ def rotate_keys(
     threshold: Annotated[int | None, typer.Option(min=1, help="How many must sign from now on.")] = None,
     passphrase_file: PassphraseFile = None,
     new_passphrase_file: Annotated[
-        Path | None, typer.Option(help="For --new and --add. [default: as --key; online keys are not encrypted]")
+        Path | None, typer.Option(help="For --new and --add. Else as --key; online keys are not encrypted.")
     ] = None,
     staged: Staged = None,
     json_: AsJson = False,

@@ -106,13 +106,20 @@ def bar(what: str) -> Iterator[Progress]:
             shown.start()
 
         def advance(self, name: str, more_bytes: int) -> None:
-            shown.update(task, description=f"{what} {name.rpartition('/')[2][-40:]}", advance=more_bytes)
+            shown.update(task, description=f"{what} {_short(name)}", advance=more_bytes)
 
     try:
         yield Bar()
     finally:
         if shown.live.is_started:
             shown.stop()
+
+
+def _short(name: str) -> str:
+    """Without folders, and without the SHA-256 that files of a repository have before their name."""
+    file = name.rpartition("/")[2]
+    digest, _, rest = file.partition(".")
+    return (rest if len(digest) == 64 else file)[-40:]
 
 
 def show_signed(signed: Signed, as_json: bool) -> None:
