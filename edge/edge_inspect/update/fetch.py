@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -26,14 +25,14 @@ from tuf.api.metadata import TargetFile
 from edge_inspect.config_update import UpdateConfig
 from edge_inspect.errors import BadConfig, BadModel, Untrusted
 from edge_inspect.update.clock import Clock, utc_now
-from edge_inspect.update.download import Count, Download
 from edge_inspect.update.known import Known, read_known
 from edge_inspect.update.offers import Offer, read_offer, write_offer
 from edge_inspect.update.offline import loaded
 from edge_inspect.update.released import files_of, manifest_of, manifest_target, rollout_of, rollout_target
 from edge_inspect.update.shelf import Shelf
-from edge_inspect.update.transport import FetchLimits, Source, Throttle
-from edge_inspect.update.trust import Trust, check_bytes, key_of
+from edge_inspect.update.take import Taker
+from edge_inspect.update.transport import FetchLimits, Source
+from edge_inspect.update.trust import Trust, key_of
 from edge_wire.manifest import MANIFEST_NAME
 from edge_wire.release import Rollout
 
@@ -110,34 +109,6 @@ def import_from(folder: Path, settings: FetchSettings, stop: threading.Event) ->
     if not metadata.is_dir():
         raise Untrusted("not-a-repository", f"{folder}: has no folder `metadata`; `release export` makes one that has")
     return fetch_once(replace(settings, url=folder.resolve().as_uri()), stop)
-
-
-class Taker:
-    """Brings signed files onto the shelf, each one once."""
-
-    def __init__(self, shelf: Shelf, trust: Trust, source: Source) -> None:
-        self.counts: list[Count] = []
-        self._shelf = shelf
-        self._trust = trust
-        self._source = source
-        self._throttle = Throttle(source.limits.rate_bytes_per_s, source.stop)
-        self._until_s = time.monotonic() + source.limits.deadline_s
-
-    def has(self, info: TargetFile) -> bool:
-        return self._shelf.has(key_of(info), partial(check_bytes, info))
-
-    def take(self, info: TargetFile, progress: Callable[[int, int], None] = lambda done, length: None) -> Path:
-        """The blob of this target. Raises SourceGone, Untrusted, StorageFailing."""
-        key = key_of(info)
-        if not self.has(info):
-            download = Download(
-                self._source, self._trust.url_of(info), self._shelf.part(key), info.length, partial(check_bytes, info),
-                progress=progress,
-            )  # fmt: skip
-            self.counts.append(download.count)
-            download.run(until_s=self._until_s, throttle=self._throttle)
-            self._shelf.accept(key)
-        return self._shelf.blob(key)
 
 
 class _Look:

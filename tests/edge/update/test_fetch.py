@@ -14,11 +14,12 @@ import pytest
 
 from edge_inspect.errors import BadModel, NoSpace, SourceGone, StorageFailing, Untrusted
 from edge_inspect.update import shelf as shelf_module
-from edge_inspect.update.fetch import FetchSettings, Taker, import_from
+from edge_inspect.update.fetch import FetchSettings, import_from
 from edge_inspect.update.known import Known
 from edge_inspect.update.offers import read_offer
 from edge_inspect.update.offline import check_offline
 from edge_inspect.update.shelf import Shelf
+from edge_inspect.update.take import Taker
 from edge_wire.release import Rollout, channel_target, file_target
 from tests.edge.update.boxes import QUICK, fetch, on_disk, settings_for, source, trust
 from tests.sim.tiny_model import write_tiny_package
