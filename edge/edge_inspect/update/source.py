@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from edge_inspect.errors import Untrusted
+from edge_inspect.errors import SourceGone, Untrusted
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.update.fetch import FetchSettings, fetch_once
 from edge_inspect.update.offers import offer_file
@@ -42,10 +42,21 @@ class Offers:
         """Verified; of the offer that was there at `_seen`."""
 
     def fetch(self, stop: threading.Event, progress: Callable[[float], None]) -> Rollout | None:
-        if self.news():
-            return self._offered()
-        if not self._asks:
-            return self._rollout
+        """What is offered after a look; without a network, what is offered already."""
+        is_new = self.news()
+        if is_new:
+            self._offered()
+        if self._asks:
+            try:
+                self._ask(stop, progress)
+            except SourceGone:
+                if not is_new:
+                    raise
+            if self.news():
+                self._offered()
+        return self._rollout
+
+    def _ask(self, stop: threading.Event, progress: Callable[[float], None]) -> None:
         share = [0.0]
 
         def got(done: int, total: int) -> None:
@@ -53,7 +64,6 @@ class Offers:
             progress(share[0])
 
         fetch_once(replace(self._settings, progress=got, alive=lambda: progress(share[0])), stop)
-        return self._offered() if self.news() else self._rollout
 
     def verify(self, candidate: Candidate) -> ModelPackage:
         settings = self._settings
@@ -79,7 +89,7 @@ class Offers:
         with shelf.hold(wait_s=TIDY_WAIT_S):
             shelf.discard(packages=keep, keys=())
 
-    def _offered(self) -> Rollout:
+    def _offered(self) -> None:
         settings = self._settings
         self._seen, self._rollout = self._stamp(), None
         offer, _ = check_offline(
@@ -87,7 +97,6 @@ class Offers:
             clock=settings.clock,
         )  # fmt: skip
         self._rollout = offer.rollout
-        return offer.rollout
 
     def _stamp(self) -> Stamp:
         """What changes with every new offer: they appear by rename."""
