@@ -298,7 +298,7 @@ def _draft(
     cost: Cost,
 ) -> Draft:
     kind = machine_kind("cpu", cost.cores)
-    how = f"{plan.cost_factor:g} times what {RUNS} runs of model.onnx took here, CPU provider, {cost.cores} cores"
+    how = f"{plan.cost_factor:g} times what model.onnx took here, {RUNS} runs, CPU provider, {cost.cores} cores"
     latency = plan.cost_factor * cost.latency_ms
     memory = plan.cost_factor * cost.memory_bytes + MEMORY_SLACK_BYTES
     names = ", ".join(path.parent.name or path.name for path in plan.data)
@@ -313,7 +313,7 @@ def _draft(
             dataset=DatasetFacts(
                 name=names[:200], digest=dataset.digest, pictures=len(dataset.train) + len(dataset.val)
             ),
-            latency_budget_ms={kind: Measure(value=round(latency, 1), how=f"{how} (median)")},
+            latency_budget_ms={kind: Measure(value=round(latency, 1), how=f"{how}, the fastest")},
             memory_budget_bytes={kind: Measure(value=float(round(memory)), how=f"{how}, and 64 MiB")},
             accuracy_budget=plan.budget,
             measured=tuple(one.measured for one in kept),

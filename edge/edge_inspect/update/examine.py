@@ -81,7 +81,7 @@ def examine(request: Request, network: str = "") -> Probed:
     for source in request.sources or (None,):
         active, why = _active(active_package, request, source)
         try:
-            candidate = _load(package, request, source)
+            candidate = load(package, request, source)
             try:
                 probed.append(_examine_one(candidate, active, package, active_package, request, network))
             finally:
@@ -122,15 +122,15 @@ def _examine_one(
                 )
     pictures = [pixels for _, pixels in goldens] or [_grey(candidate.engine)]
     mine, theirs = timed(candidate, active, pictures[-1])
-    check_latency(mine, theirs, candidate, active, request.latency_factor)
+    check_latency(mine, theirs, candidate, request.latency_factor)
     check_memory(candidate, active)
     return Probed(
         provider=candidate.engine.provider,
         variants=(candidate.engine.variant.file,),
-        latency_p50_ms=mine[0],
-        latency_p99_ms=mine[1],
-        active_p50_ms=theirs[0],
-        active_p99_ms=theirs[1],
+        latency_p50_ms=mine.p50,
+        latency_p99_ms=mine.p99,
+        active_p50_ms=theirs.p50,
+        active_p99_ms=theirs.p99,
         memory_bytes=candidate.memory_bytes,
         active_memory_bytes=active.memory_bytes if active else 0,
         network=network,
@@ -156,12 +156,12 @@ def _active(
     if package is None:
         return None, ""
     try:
-        return _load(package, request, source), ""
+        return load(package, request, source), ""
     except InspectError as err:
         return None, f"the model that judges cannot be run here: {err}"
 
 
-def _load(package: ModelPackage, request: Request, source: tuple[int, int] | None) -> Loaded:
+def load(package: ModelPackage, request: Request, source: tuple[int, int] | None) -> Loaded:
     before = resident_bytes()
     try:
         engine = Engine(

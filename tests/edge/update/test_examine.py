@@ -8,16 +8,15 @@ from typing import Any
 import pytest
 
 from edge_inspect.errors import BadModel
+from edge_inspect.inference.package import ModelPackage
 from edge_inspect.update import probe_costs
-from edge_inspect.update.examine import Request, examine
+from edge_inspect.update.examine import Request, examine, load
+from edge_inspect.update.probe_costs import Spread, check_latency
 from edge_wire.manifest import machine_kind
 from tests.edge.update import packages
 from tests.edge.update.packages import package
 
 pytest.importorskip("onnxruntime", reason="no runtime is installed (extra `cpu`)")
-
-SURELY_MS = 1e9
-"""A budget that no machine misses."""
 
 
 @pytest.fixture(autouse=True)
@@ -95,18 +94,34 @@ def test_slower_than_the_model_that_judges_is_refused(active: Path, tmp_path: Pa
     assert refusal(asked(slow, active, latency_factor=1.5)) == "probe-latency"
 
 
-@pytest.mark.parametrize(("own", "refused"), [({}, True), ({"value": SURELY_MS, "how": "loose"}, True)])
-def test_over_its_own_budget_is_refused(own: dict[str, Any], refused: bool, tmp_path: Path) -> None:
-    kind = machine_kind("cpu", 1)
-    active = package(tmp_path / "active", latency_budget_ms={kind: own} if own else {})
-    tight = {kind: {"value": 1e-6, "how": "tight"}}
+def test_over_its_own_budget_is_refused(active: Path, tmp_path: Path) -> None:
+    tight = {machine_kind("cpu", 1): {"value": 1e-6, "how": "tight"}}
     assert refusal(asked(package(tmp_path / "candidate", latency_budget_ms=tight), active)) == "probe-latency"
 
 
-def test_machine_on_which_the_old_model_misses_its_budget_too_refuses_nothing_by_it(tmp_path: Path) -> None:
-    tight = {machine_kind("cpu", 1): {"value": 1e-6, "how": "tight"}}
-    active = package(tmp_path / "active", latency_budget_ms=tight)
-    assert examine(asked(package(tmp_path / "candidate", latency_budget_ms=tight), active)).variants
+@pytest.mark.parametrize(
+    ("mine", "theirs", "code"),
+    [
+        (Spread(40, 50, 35), Spread(40, 50, 35), ""),
+        (Spread(90, 120, 80), Spread(30, 40, 28), "probe-latency"),
+        (Spread(40, 120, 30), Spread(30, 35, 28), "probe-latency"),
+        (Spread(40, 120, 30), Spread(30, 90, 20), ""),
+        (Spread(60, 90, 50), Spread(), ""),
+        (Spread(60, 120, 50), Spread(), "probe-latency"),
+    ],
+    ids=["as fast", "three times slower", "over its budget", "over it on a busy machine", "alone", "alone, over it"],
+)
+def test_load_is_told_from_slowness(mine: Spread, theirs: Spread, code: str, tmp_path: Path) -> None:
+    budget = {machine_kind("cpu", 1): {"value": 100.0, "how": "told"}}
+    loaded = load(ModelPackage.load(package(tmp_path / "candidate", latency_budget_ms=budget)), asked(Path()), None)
+    try:
+        check_latency(mine, theirs, loaded, 2.0)
+        said = ""
+    except BadModel as err:
+        said = err.code
+    finally:
+        loaded.engine.close()
+    assert said == code
 
 
 def test_more_memory_than_the_manifest_says_is_refused(
