@@ -156,7 +156,8 @@ class Store:
         """Digests of packages that must stay on this box."""
         state = self._state
         candidate = state.candidate.model.digest if state.candidate else None
-        before = state.candidate.before if state.candidate and state.candidate.before else ()
+        on_trial = state.candidate if state.stage is Stage.TRIAL else None
+        before = on_trial.before if on_trial and on_trial.before else ()
         return {digest for digest in (state.active, state.previous, candidate, *before) if digest}
 
     def note_active(self, package: ModelPackage) -> None:
