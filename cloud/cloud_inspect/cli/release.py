@@ -19,15 +19,16 @@ from cloud_inspect.cli.release_options import (
     PassphraseFile,
     Product,
     Staged,
+    TrustedRoot,
     Url,
     bar,
     open_change,
     open_places,
     show_signed,
     signers_of,
+    trusted_root,
     warn_of_expiry,
 )
-from cloud_inspect.errors import BadRelease
 
 if TYPE_CHECKING:
     from cloud_inspect.release.changes import Change
@@ -95,6 +96,7 @@ def sign(
     role: Annotated[str | None, typer.Option(help="Sign a staged change of this role: root, targets.")] = None,
     renew: Annotated[bool, typer.Option("--renew", help="Stage the role again with a new expiry.")] = False,
     discard: Annotated[bool, typer.Option("--discard", help="Drop what is staged.")] = False,
+    root: TrustedRoot = None,
     staged: Staged = None,
     json_: AsJson = False,
 ) -> None:
@@ -102,7 +104,7 @@ def sign(
 
     Example: cloud-inspect release sign /srv/models ./plate-1.1.0 --product metal-plate --key metal-plate.pem
     """
-    change = open_change(url, staged)
+    change = open_change(url, staged, root, key)
     if discard:
         change.discard()
         return finish({"discarded": change.staging.store.url}, json_)
@@ -141,6 +143,7 @@ def publish(
     old_keys_lost: Annotated[
         bool, typer.Option("--old-keys-lost", help="Rotated roles are signed by their new keys only.")
     ] = False,
+    root: TrustedRoot = None,
     staged: Staged = None,
     break_lock: BreakLock = False,
     json_: AsJson = False,
@@ -153,10 +156,13 @@ def publish(
     from cloud_inspect.release import publish as publishing
     from cloud_inspect.release.repository import load, utc_now
 
+    trusted = trusted_root(root, online_key)
     signers = signers_of(online_key, passphrase_file)
     with bar("publish") as progress:
-        done = publishing.publish(store, waiting, signers, utc_now(), old_keys_lost=old_keys_lost, progress=progress)
-    warnings = warn_of_expiry(load(store))
+        done = publishing.publish(
+            store, waiting, signers, utc_now(), trusted, old_keys_lost=old_keys_lost, progress=progress
+        )
+    warnings = warn_of_expiry(load(store, trusted))
     if json_:
         return emit({"roles": done.roles, "files": done.files, "bytes": done.bytes, "warnings": warnings})
     versions = ", ".join(f"{role} {version}" for role, version in done.roles.items())
@@ -172,6 +178,7 @@ def revoke(
     to: Annotated[str | None, typer.Option(help="What shall run instead.", metavar="NAME/VERSION")] = None,
     passphrase_file: PassphraseFile = None,
     released_by: ReleasedBy = None,
+    root: TrustedRoot = None,
     staged: Staged = None,
     json_: AsJson = False,
 ) -> None:
@@ -179,7 +186,7 @@ def revoke(
 
     Example: cloud-inspect release revoke URL --product plate --released plate/1.1.0 --reason "misses dents" --key K
     """
-    change = open_change(url, staged)
+    change = open_change(url, staged, root, key)
     from cloud_inspect.release.rollouts import make_wish
 
     signers = signers_of(key, passphrase_file)
@@ -227,10 +234,7 @@ def verify(
     from cloud_inspect.release import verify as verifying
     from cloud_inspect.release.repository import load
 
-    try:
-        trusted = root.read_bytes() if root else None
-    except OSError as err:
-        raise BadRelease("root-unreadable", f"{root}: {err.strerror}") from err
+    trusted = trusted_root(root, [])
     with bar("verify") as progress:
         found = verifying.verify(store, trusted, progress)
     warnings = warn_of_expiry(load(store, trusted))

@@ -14,6 +14,7 @@ from cloud_inspect.cli.release_options import (
     PassphraseFile,
     Product,
     Staged,
+    TrustedRoot,
     Url,
     open_change,
     open_places,
@@ -95,6 +96,7 @@ def add_product(
         list[str] | None, typer.Option(help="Take this key instead of a new one. May be repeated.", metavar="FILE|URI")
     ] = None,
     passphrase_file: PassphraseFile = None,
+    root: TrustedRoot = None,
     staged: Staged = None,
     json_: AsJson = False,
 ) -> None:
@@ -102,7 +104,7 @@ def add_product(
 
     Example: cloud-inspect release add-product /srv/models --product ball-screw --keys ~/keys --key ~/keys/targets-1.pem
     """
-    change = open_change(url, staged)
+    change = open_change(url, staged, root, key)
     from cloud_inspect.release import founding, roles
     from cloud_inspect.release.keys import open_signer, read_passphrase, read_public
     from cloud_inspect.release.layout import product_role
@@ -134,6 +136,7 @@ def rotate_keys(
     new_passphrase_file: Annotated[
         Path | None, typer.Option(help="For --new and --add. Else as --key; online keys are not encrypted.")
     ] = None,
+    root: TrustedRoot = None,
     staged: Staged = None,
     json_: AsJson = False,
 ) -> None:
@@ -142,7 +145,7 @@ def rotate_keys(
 
     Example: cloud-inspect release rotate-keys URL --role root --new root-4.pem --remove root-1 --key ~/keys
     """
-    change = open_change(url, staged)
+    change = open_change(url, staged, root, key)
     from cloud_inspect.release import roles
     from cloud_inspect.release.keys import make_key, open_signers, read_passphrase, read_public
     from cloud_inspect.release.layout import ONLINE_ROLES

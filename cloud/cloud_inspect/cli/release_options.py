@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as RichProgress
 
 from cloud_inspect.cli.output import emit
-from cloud_inspect.errors import BadKey, ReleaseMissing
+from cloud_inspect.errors import BadKey, BadRelease, ReleaseMissing
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
@@ -50,6 +50,26 @@ BreakLock = Annotated[
 ]
 
 
+TrustedRoot = Annotated[
+    Path | None,
+    typer.Option("--root", help="root.json as devices have it. Else the one beside the keys; else the repository's."),
+]
+
+
+def trusted_root(root: Path | None, references: Sequence[str]) -> bytes | None:
+    """What the repository must prove itself by before anything is signed on top of it. Raises BadRelease.
+
+    A repository that somebody made up could otherwise get honest signatures.
+    """
+    places = [Path(one) for one in references if not one.startswith("pkcs11:")]
+    near = [folder / "root.json" for one in places for folder in (one, one.parent, one.parent.parent)]
+    chosen = root or next((one for one in near if one.is_file()), None)
+    try:
+        return chosen.read_bytes() if chosen else None
+    except OSError as err:
+        raise BadRelease("root-unreadable", f"{chosen}: {err.strerror}") from err
+
+
 def need_release() -> None:
     """Raises ReleaseMissing: one line that names the extra."""
     for name in ("tuf", "securesystemslib", "cryptography", "fsspec"):
@@ -74,12 +94,12 @@ def open_places(url: str, staged: str | None, break_lock: bool = False, *, empty
     return places
 
 
-def open_change(url: str, staged: str | None) -> Change:
+def open_change(url: str, staged: str | None, root: Path | None, keys: Sequence[str]) -> Change:
     store, waiting = open_places(url, staged)
     from cloud_inspect.release.changes import Change
     from cloud_inspect.release.repository import utc_now
 
-    return Change(store, waiting, utc_now())
+    return Change(store, waiting, utc_now(), trusted_root(root, keys))
 
 
 def signers_of(references: Sequence[str], passphrase_file: Path | None) -> list[Signer]:

@@ -27,10 +27,12 @@ from cloud_inspect.cli.release_options import (
     OnlineKeys,
     PassphraseFile,
     Product,
+    TrustedRoot,
     Url,
     bar,
     open_places,
     signers_of,
+    trusted_root,
     warn_of_expiry,
 )
 from cloud_inspect.errors import BadRelease
@@ -48,6 +50,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
     connections: Annotated[int, typer.Option(min=1, max=1000, help="At most so many at a time.")] = 32,
+    root: TrustedRoot = None,
     resign_: Annotated[bool, typer.Option("--resign", help="Sign snapshot and timestamp again in time.")] = False,
     online_key: OnlineKeys = [],  # noqa: B006
     passphrase_file: PassphraseFile = None,
@@ -70,8 +73,11 @@ def serve(
     stop = threading.Event()
     signer = None
     if resign_:
+        trusted = trusted_root(root, online_key)
         signers = signers_of(online_key, passphrase_file)
-        signer = threading.Thread(target=keep_signed, args=(store, signers, utc_now, stop, every), name="resign")
+        signer = threading.Thread(
+            target=keep_signed, args=(store, signers, utc_now, stop, every, trusted), name="resign"
+        )
     with ReleaseServer(folder, host, port, most_connections=connections) as server:
 
         def leave(*_: object) -> None:
@@ -99,6 +105,7 @@ def resign(
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and sign again whenever it is time.")] = False,
     every: EverySeconds = 600.0,
     force: Annotated[bool, typer.Option("--force", help="Also where it is not time yet.")] = False,
+    root: TrustedRoot = None,
     break_lock: BreakLock = False,
     json_: AsJson = False,
 ) -> None:
@@ -110,16 +117,17 @@ def resign(
     from cloud_inspect.release import publish
     from cloud_inspect.release.repository import load, utc_now
 
+    trusted = trusted_root(root, online_key)
     signers = signers_of(online_key, passphrase_file)
     if watch:
         configure_log()
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        publish.keep_signed(store, signers, utc_now, stop, every)
+        publish.keep_signed(store, signers, utc_now, stop, every, trusted)
         return finish({"watched": url}, json_)
-    done = publish.resign(store, signers, utc_now(), force=force)
-    warnings = warn_of_expiry(load(store))
+    done = publish.resign(store, signers, utc_now(), trusted, force=force)
+    warnings = warn_of_expiry(load(store, trusted))
     if json_:
         return emit({"roles": done, "warnings": warnings})
     return typer.echo(

@@ -59,6 +59,7 @@ def publish(
     staged: Store,
     signers: Sequence[Signer],
     now: datetime,
+    trusted_root: bytes | None = None,
     *,
     old_keys_lost: bool = False,
     progress: Progress = QUIET,
@@ -70,7 +71,7 @@ def publish(
     """
     staging = Staging(staged)
     with store.lock(), staged.lock():
-        state = load(store, next_root=staging.root())
+        state = load(store, trusted_root, staging.root())
         draft = Draft(state, signers, now)
         if not staging.overlay(draft):
             raise BadRelease("nothing-staged", f"{staged.url}: nothing waits to be published")
@@ -90,13 +91,15 @@ def publish(
     return Published(versions, len(files), sum(info.length for info in files))
 
 
-def resign(store: Store, signers: Sequence[Signer], now: datetime, *, force: bool = False) -> dict[str, int]:
+def resign(
+    store: Store, signers: Sequence[Signer], now: datetime, trusted_root: bytes | None = None, *, force: bool = False
+) -> dict[str, int]:
     """Sign snapshot and timestamp again where their time is half over: role -> new version; empty when none was due.
 
     Raises BadRelease (`threshold`), StoreGone.
     """
     with store.lock():
-        state = load(store)
+        state = load(store, trusted_root)
         due = [role for role in ONLINE_ROLES if force or _is_due(state, role, now)]
         if not due:
             return {}
@@ -110,13 +113,18 @@ def resign(store: Store, signers: Sequence[Signer], now: datetime, *, force: boo
 
 
 def keep_signed(
-    store: Store, signers: Sequence[Signer], clock: Callable[[], datetime], stop: Event, every_s: float = 600.0
+    store: Store,
+    signers: Sequence[Signer],
+    clock: Callable[[], datetime],
+    stop: Event,
+    every_s: float = 600.0,
+    trusted_root: bytes | None = None,
 ) -> None:
     """`resign` until `stop`: a busy or absent store and refusals are logged once and tried again."""
     trouble = ""
     while True:
         try:
-            done = resign(store, signers, clock())
+            done = resign(store, signers, clock(), trusted_root)
             if done:
                 _log.info("signed again", **done)
             if trouble:

@@ -119,6 +119,15 @@ def test_what_is_wrong_is_one_line_with_a_code(place: Path) -> None:
     assert refused("serve", place / "none") == "not-a-repository"
 
 
+def test_root_beside_the_keys_is_what_the_repository_must_prove_itself_by(place: Path) -> None:
+    plant, other = Plant(place / "ours"), Plant(place / "other")
+    targets, online = plant.keys / "targets-1.pem", plant.keys / "online"
+    assert refused("sign", other.url, "--role", "targets", "--renew", "--key", targets) == "metadata-refused"
+    assert refused("publish", other.url, "--online-key", online) == "metadata-refused"
+    assert refused("resign", other.url, "--online-key", online) == "metadata-refused"
+    assert run("sign", plant.url, "--role", "targets", "--renew", "--key", targets)["missing"] == []
+
+
 def test_refused_threshold_leaves_no_key_behind(place: Path) -> None:
     assert refused("init", "repo", "--keys", "k", "--product", "x", "--threshold", "3/2") == "threshold-impossible"
     assert not (place / "k").exists() or not list((place / "k").rglob("*.pem"))

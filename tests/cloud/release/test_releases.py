@@ -17,7 +17,8 @@ from tuf.api.exceptions import ExpiredMetadataError, RepositoryError
 from tuf.api.metadata import Metadata, Targets
 
 from cloud_inspect.errors import BadKey, BadRelease, StoreGone
-from cloud_inspect.release.keys import open_signers
+from cloud_inspect.release.changes import Change
+from cloud_inspect.release.keys import make_key, open_signers
 from cloud_inspect.release.layout import SIGNED_AT, metadata_file, target_file
 from cloud_inspect.release.packages import read_package
 from cloud_inspect.release.publish import keep_signed, publish, resign
@@ -194,7 +195,6 @@ def test_signer_may_not_sign_what_was_changed_after_the_first_signature(tmp_path
 
 
 def test_staged_elsewhere_is_published_all_the_same(plant: Plant) -> None:
-    from cloud_inspect.release.changes import Change
     from cloud_inspect.release.store import open_store
 
     elsewhere = open_store(str(plant.folder / "stick"))
@@ -397,6 +397,21 @@ def test_verify_believes_only_the_root_it_was_given(plant: Plant, tmp_path: Path
     with pytest.raises(BadRelease) as raised:
         verify(plant.store, other.root)
     assert code_of(raised) == "metadata-refused"
+
+
+def test_signer_who_has_the_root_signs_nothing_on_top_of_a_repository_that_was_made_up(
+    plant: Plant, tmp_path: Path
+) -> None:
+    """With our public targets key an attacker makes a repository of his own, which gives our product his key; were it
+    renewed by us, he could carry our signature into the real one."""
+    make_key(tmp_path / "evil/targets-2.pem")
+    both = [str(tmp_path / "evil/targets-2.pem"), str(plant.keys / "targets-1.pub")]
+    evil = Plant(tmp_path / "evil/plant", given={"targets": both})
+    change = Change(evil.store, evil.staged, evil.now, plant.root)
+    with pytest.raises(BadRelease) as raised:
+        change.renew("targets", plant.signers("targets-1"))
+    assert code_of(raised) == "metadata-refused"
+    assert evil.staged.names("metadata") == []
 
 
 def test_signing_builds_on_nothing_that_was_slipped_in(plant: Plant) -> None:
