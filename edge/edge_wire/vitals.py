@@ -96,6 +96,8 @@ class OutboxVitals(Block):
     pictures_shed: Count
     dropped: Count
     """Reports that could not be kept at all: none, or there is an alarm."""
+    recovered: Count = 0
+    """Reports that an earlier life of the daemon had told its line and could not put before it was killed."""
 
 
 class Outage(Block):

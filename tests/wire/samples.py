@@ -194,7 +194,14 @@ def vitals_full() -> Vitals:
             ),
         ),
         outbox=OutboxVitals(
-            epoch=EPOCH, last_seq=400, depth=2, oldest_age_s=0.4, size_bytes=9_437_184, pictures_shed=0, dropped=0
+            epoch=EPOCH,
+            last_seq=400,
+            depth=2,
+            oldest_age_s=0.4,
+            size_bytes=9_437_184,
+            pictures_shed=0,
+            dropped=0,
+            recovered=1,
         ),
         link=LinkVitals(
             connects=2,

@@ -168,6 +168,7 @@ def _delivery(told: dict[str, Any]) -> Text:
     else:
         waits = f", the oldest for {_duration(outbox['oldest_age_s'])}" if outbox["depth"] else ""
         words.append(f"outbox  {outbox['depth']:,} reports wait{waits}; {size(outbox['size_bytes'])} on disk")
+        words.append(f"; {outbox['recovered']:,} recovered after a kill" if outbox["recovered"] else "")
         words.append(f"; {outbox['dropped']:,} LOST\n" if outbox["dropped"] else "\n", "bold red")
     if (kept := told.get("evidence")) is not None:
         words.append(f"pictures  {kept['pictures']:,} kept, {size(kept['size_bytes'])} on disk")

@@ -164,6 +164,7 @@ class OutboxWriter:
             size_bytes=stats.size_bytes,
             pictures_shed=stats.pictures_shed,
             dropped=self.dropped,
+            recovered=self.recovered,
         )
 
     def _put_told(self) -> bool:

@@ -183,6 +183,8 @@ ROWS = (
     Row("outbox_pictures_shed_total", (), "Reports whose picture was given up to save room, in this epoch.",
         _of_outbox("pictures_shed")),
     Row("outbox_dropped_total", (), "Reports that could not be kept: results that are lost.", _of_outbox("dropped")),
+    Row("outbox_recovered_total", (), "Reports that an earlier life had told its line before it was killed, put at the "
+        "start.", _of_outbox("recovered")),
     Row("evidence_pictures", (), "Pictures of parts that lie on this box.", _of_evidence("pictures")),
     Row("evidence_bytes", (), "What they and their index take on disk.", _of_evidence("size_bytes")),
     Row("evidence_stored_total", (), "Pictures written.", _of_evidence("stored")),
