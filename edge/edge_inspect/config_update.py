@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from edge_inspect.config_table import Table
 from edge_wire.release import ChannelName, ProductName
 
-URL_ALLOWED = "http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH"
+URL_ALLOWED = "http://HOST[:PORT]/PATH, https://HOST[:PORT]/PATH or file:///PATH"
 
 SHADOW_SHARE = 0.3
 
@@ -21,6 +21,7 @@ def _repository_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        usable = usable or (parts.scheme == "file" and not parts.netloc and len(parts.path) > 1)
     except ValueError:
         usable = False
     if not usable or parts.query or parts.fragment or "@" in parts.netloc or re.search(r"\s", url):
@@ -41,7 +42,8 @@ class UpdateConfig(Table):
     root: Path
     """The `root.json` that this box trusts to begin with; newer ones it follows by their signatures."""
     url: RepositoryUrl | None = None
-    """The repository; `metadata/` and `targets/` lie below it. Without: models come by `model import` only."""
+    """The repository, or a folder (a share); `metadata/` and `targets/` lie below it. Without: models come by
+    `model import` only."""
     channel: ChannelName = "stable"
     """Which of the product's channels this box follows."""
     models_dir: Path | None = None

@@ -24,6 +24,7 @@ from tuf.api.metadata import TargetFile
 
 from edge_inspect.config_update import UpdateConfig
 from edge_inspect.errors import BadConfig, BadModel, Untrusted
+from edge_inspect.inference.package import find_model, parse_manifest
 from edge_inspect.update.clock import Clock, utc_now
 from edge_inspect.update.known import Known, read_known
 from edge_inspect.update.offers import Offer, read_offer, write_offer
@@ -77,8 +78,17 @@ class FetchSettings:
         return cls(
             models_dir=config.models_dir or state_dir / "models", product=config.product, channel=config.channel,
             site=site, line=line, device=device, url=config.url or "", root=read_root(config.root), ca=config.ca,
-            limits=limits, known=lambda: read_known(state_file, config.product, config.channel),
+            limits=limits, known=lambda: read_known(state_file, config.product, config.channel), built=_built(),
         )  # fmt: skip
+
+
+def _built() -> datetime | None:
+    """When the shipped model was made: a moment that has surely passed."""
+    try:
+        manifest = find_model() / MANIFEST_NAME
+        return parse_manifest(manifest.read_bytes(), manifest).created
+    except (BadModel, OSError):
+        return None
 
 
 def read_root(path: Path) -> bytes:
@@ -141,7 +151,12 @@ class _Look:
             return None
         again = rollout.action == "rollback"  # goes back by name to what was refused here before
         wanted = (again or rollout.model.digest not in known.refused) and rollout.model.digest not in rollout.revoked
-        package = self._package(rollout, known, key_of(info)) if wanted else None
+        try:
+            package = self._package(rollout, known, key_of(info)) if wanted else None
+        except BadModel as err:  # the daemon tells the plant, and remembers it: it is not fetched again
+            said = str(err).removesuffix(f" [{err.code}]")
+            write_offer(self._shelf, Offer(rollout, content, None, settings.clock(), self._trust.chain(), (err.code, said)))
+            raise
         offer = Offer(rollout, content, package, settings.clock(), self._trust.chain())
         if last is None or (last.content, last.package, last.metadata) != (content, package, offer.metadata):
             write_offer(self._shelf, offer)

@@ -65,6 +65,14 @@ def test_once_fetches_and_says_what(config: Path, capsys: pytest.CaptureFixture[
     assert read_offer(config.parent / "state" / "models", PRODUCT, "stable") is not None
 
 
+def test_share_is_a_repository_like_any_other(config: Path, server: TufServer, tmp_path: Path) -> None:
+    server.repository.write_to(tmp_path / "a share")
+    config.write_text(config.read_text().replace(server.url, (tmp_path / "a share").as_uri()))
+    assert run_command(["--config", str(config), "--once"]) == 0
+    assert read_offer(config.parent / "state" / "models", PRODUCT, "stable") is not None
+    assert server.requests == []
+
+
 @pytest.mark.parametrize(
     ("change", "code", "says"),
     [
