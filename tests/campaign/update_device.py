@@ -76,22 +76,24 @@ class World:
 
     factory: Path
     repositories: tuple[Path, ...]
-    """As it was with releases "a", "b", "c": one after the other."""
+    """As it was after each release: "a", "b", "c", one after the other."""
     root: bytes
     digests: dict[str, str]
 
     @classmethod
-    def make(cls, folder: Path) -> World:
+    def make(cls, folder: Path, releases: int = 3) -> World:
+        """Of three packages, released in turn; from the fourth release on each goes back to one by name."""
         factory = write_tiny_package(folder / "factory")
         repository, repositories = TufRepository(), []
         digests = {"factory": ModelPackage.load(factory).digest}
         limits = {"shadow": {"parts": 200}, "trial": {"parts": 500, "least_s": 0}}
-        for number, name in enumerate("abc", 1):
-            package = write_tiny_package(folder / name, version=f"1.{number}.0")
-            digests[name] = ModelPackage.load(package).digest
-            repository.release(package, number, **limits)
-            repository.write_to(folder / f"repository-{name}")
-            repositories.append(folder / f"repository-{name}")
+        packages = {name: write_tiny_package(folder / name, version=f"1.{at}.0") for at, name in enumerate("abc", 1)}
+        digests |= {name: ModelPackage.load(package).digest for name, package in packages.items()}
+        for number in range(releases):
+            action = "release" if number < len(packages) else "rollback"
+            repository.release(packages["abc"[number % 3]], number + 1, action=action, **limits)
+            repository.write_to(folder / f"repository-{number + 1}")
+            repositories.append(folder / f"repository-{number + 1}")
         return cls(factory, tuple(repositories), repository.first_root, digests)
 
 
