@@ -14,7 +14,7 @@ What lies near its threshold may be found or not, as in `inference.engine`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,32 @@ class Probed:
     """`cut off`, or why not."""
     remark: str = ""
     """What could not be compared, and why."""
+
+
+def request_from(facts: dict[str, Any]) -> Request:
+    """The way back from `as_facts`."""
+    return Request(
+        package=Path(facts["package"]),
+        golden_of=Path(facts["golden_of"]) if facts["golden_of"] else None,
+        provider=facts["provider"],
+        threads=facts["threads"],
+        precision=facts["precision"],
+        shape=(facts["shape"][0], facts["shape"][1]) if facts["shape"] else None,
+        sources=tuple((height, width) for height, width in facts["sources"]),
+        latency_factor=facts["latency_factor"],
+    )
+
+
+def as_facts(request: Request) -> dict[str, Any]:
+    facts = asdict(request)
+    return facts | {
+        "package": str(request.package.absolute()),
+        "golden_of": str(request.golden_of.absolute()) if request.golden_of else "",
+    }
+
+
+def probed_from(facts: dict[str, Any]) -> Probed:
+    return Probed(**{**facts, "variants": tuple(facts["variants"])})
 
 
 def examine(request: Request, network: str = "") -> Probed:

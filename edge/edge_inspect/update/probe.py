@@ -27,12 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from edge_inspect.errors import BadModel
-from edge_inspect.update.examine import Probed, Request
-from edge_inspect.update.probe_child import GPU, as_facts, lacks_memory, probed_from, request_from
+from edge_inspect.update.examine import Probed, Request, as_facts, probed_from, request_from
+from edge_inspect.update.probe_child import GPU, lacks_memory
 
 CHILD = (sys.executable, "-I", "-B", "-m", "edge_inspect.update.probe_child")
 SERVICE = Path("/run/edge-inspect-probe/socket")
 LOOK_S = 0.1
+RUNTIME_BYTES = 512 << 20
+"""What Python and a runtime take before there is a model; the limit on addresses counts from there exactly."""
 ANSWER_BYTES = 1 << 20
 KEPT_FOR_GPU = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_MODULE_LOADING")
 """The only words of the environment that a child gets, and only for a GPU."""
@@ -155,15 +157,12 @@ def _ask_service(service: Path, request: Request, limits: ProbeLimits) -> dict[s
 def _watch(child: subprocess.Popen[bytes], heard: _Heard, limits: ProbeLimits) -> dict[str, Any] | None:
     """Until it ends by itself (None), or the answer for what it does not stop doing."""
     deadline = time.monotonic() + limits.seconds
-    base = 0
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(LOOK_S)
             return None
         heard.drain()
-        resident = _resident_bytes(child.pid)
-        base = base or resident
-        if resident - base > limits.memory_bytes:
+        if _resident_bytes(child.pid) > RUNTIME_BYTES + limits.memory_bytes:
             return _refused("probe-memory", f"more than {limits.memory_bytes >> 20} MiB of memory")
         if time.monotonic() > deadline:
             return _refused("probe-hang", f"no answer within {limits.seconds:g} s")

@@ -2,7 +2,8 @@
 
     {"ok": true, "provider": "cpu", ...}  or  {"ok": false, "code": "known-answer", "message": "..."}
 
-1. Everything ours is imported and the provider is chosen first; then the limits; only then a byte of the candidate.
+1. The network goes first, while there is one thread (libraries start more as they are imported); then everything ours
+   is imported and the provider chosen; then the limits; only then a byte of the candidate is read.
 2. Only `probe` starts it: request on stdin, answer on stdout, both one JSON object. Nothing is written to any file.
 """
 
@@ -18,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from edge_inspect.errors import BadModel, InspectError
-from edge_inspect.inference.providers import choose, survey
-from edge_inspect.update.examine import Probed, Request, examine
 
 CLONE_NEWNET, CLONE_NEWUSER = 0x4000_0000, 0x1000_0000
 MOST_FILES = 256
@@ -33,6 +32,8 @@ def main() -> None:
     """One request, one answer, exit code 0; whatever else happens is a crash, and the parent's to name."""
     asked = json.loads(sys.stdin.readline())
     network = cut_network()
+    from edge_inspect.update.examine import examine, request_from
+
     try:
         limit(asked["address_space_bytes"], asked["seconds"], gpu=_prepare(asked["request"]["provider"]) in GPU)
         answer: dict[str, Any] = {"ok": True} | asdict(examine(request_from(asked["request"]), network))
@@ -45,32 +46,6 @@ def main() -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
     os._exit(0)  # a runtime's own tidying up must not turn the answer into a crash
-
-
-def request_from(facts: dict[str, Any]) -> Request:
-    """The way back from `as_facts`."""
-    return Request(
-        package=Path(facts["package"]),
-        golden_of=Path(facts["golden_of"]) if facts["golden_of"] else None,
-        provider=facts["provider"],
-        threads=facts["threads"],
-        precision=facts["precision"],
-        shape=(facts["shape"][0], facts["shape"][1]) if facts["shape"] else None,
-        sources=tuple((height, width) for height, width in facts["sources"]),
-        latency_factor=facts["latency_factor"],
-    )
-
-
-def as_facts(request: Request) -> dict[str, Any]:
-    facts = asdict(request)
-    return facts | {
-        "package": str(request.package.absolute()),
-        "golden_of": str(request.golden_of.absolute()) if request.golden_of else "",
-    }
-
-
-def probed_from(facts: dict[str, Any]) -> Probed:
-    return Probed(**{**facts, "variants": tuple(facts["variants"])})
 
 
 def cut_network() -> str:
@@ -105,6 +80,8 @@ def limit(address_space_bytes: int, seconds: float, *, gpu: bool) -> None:
 
 def _prepare(provider: str) -> str:
     """Import the runtime now; what it maps is not the candidate's."""
+    from edge_inspect.inference.providers import choose, survey
+
     survey()
     return choose(provider)
 

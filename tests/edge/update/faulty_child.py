@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edge_inspect.inference import engine
 from edge_inspect.update import probe_child
 
 
@@ -68,6 +67,9 @@ FAULTS: dict[str, Any] = {
 
 
 def main() -> None:
+    probe_child.cut_network()  # as there: before anything that starts threads is imported
+    from edge_inspect.inference import engine
+
     really = engine.open_binding
 
     def open_binding(model: bytes, *rest: Any) -> Any:
