@@ -5,6 +5,8 @@
    model before it left unjudged on this line, too.
 3. A line whose parts have changed is not the model's fault: the model before judges the same parts beside it. Only
    where the two differ by more than the shadow predicted, beyond chance, the candidate goes back.
+4. Where the model before cannot judge beside it, or never has the time, the candidate's own share of NG parts is held
+   against what its shadow let expect; a trial comes to an end either way.
 
     trial_verdict(report, rollout.trial, predicted, rollout.shadow)     # "go-on", "keep", or the code of going back
 """
@@ -24,10 +26,12 @@ MODELS_FAULT = frozenset({"non-finite", "no-such-class", "deadline", "overrun", 
 """Reasons of UNKNOWN that a model may be the cause of: it computes nonsense, or it is slow."""
 LEAST_BESIDE = 0.1
 """Of the parts wanted, so many must have been judged by both models, too."""
+WAITS_FOR_BESIDE = 10
+"""So many times the parts and the seconds that are wanted, if the model before hardly comes to judge any."""
 
 Reverted = Literal[
     "trial-non-finite", "trial-known-answer", "trial-deadline", "trial-unknown", "trial-new-ng", "trial-new-ok",
-    "trial-disagrees",
+    "trial-disagrees", "trial-rate",
 ]  # fmt: skip
 TrialVerdict = Literal["go-on", "keep"] | Reverted
 
@@ -70,14 +74,37 @@ def trial_verdict(
         return "trial-non-finite"
     if report.known_answer_failures:
         return "trial-known-answer"
-    enough = report.parts >= limits.parts and report.beside.parts >= LEAST_BESIDE * limits.parts
+    alone = _judges_alone(report, limits)
+    enough = report.parts >= limits.parts and (alone or report.beside.parts >= LEAST_BESIDE * limits.parts)
     alpha = FINAL if enough else EARLY
     reverted = _left_unknown(report, limits, alpha) or _shifted(report.beside, limits, predicted, alpha)
     if reverted:
         return reverted
     if shadow is not None and disagreement(report.beside, shadow, alpha):
         return "trial-disagrees"
-    return "keep" if enough and report.seconds >= limits.least_s else "go-on"
+    if not enough or report.seconds < limits.least_s:
+        return "go-on"
+    return "trial-rate" if alone and _rate_shifted(report, limits, predicted) else "keep"
+
+
+def _judges_alone(report: TrialReport, limits: TrialLimits) -> bool:
+    """Nobody judges beside it, or too few parts to wait for any longer."""
+    if report.beside.seconds == 0:
+        return True
+    few = report.beside.parts < LEAST_BESIDE * limits.parts
+    waited = report.parts >= WAITS_FOR_BESIDE * limits.parts and report.seconds >= WAITS_FOR_BESIDE * limits.least_s
+    return few and waited
+
+
+def _rate_shifted(report: TrialReport, limits: TrialLimits, predicted: ShadowReport | None) -> bool:
+    """The share of NG parts, of those that were judged, against that of the candidate in its shadow."""
+    if predicted is None or not predicted.parts:
+        return False
+    expected = predicted.active_ng - predicted.new_ok + predicted.new_ng
+    judged = report.parts - sum(report.unknown_by_reason.values())
+    more = least_excess(report.ng, judged, expected, predicted.parts, alpha=FINAL)
+    fewer = least_excess(judged - report.ng, judged, predicted.parts - expected, predicted.parts, alpha=FINAL)
+    return max(more, fewer) > limits.most_rate_shift
 
 
 def _left_unknown(report: TrialReport, limits: TrialLimits, alpha: float) -> Reverted | None:

@@ -19,8 +19,9 @@ STRICT = replace(AGREED, same=180, new_ng=20)
 
 def beside(parts: int, new_ng: int = 0, new_ok: int = 0, *, ng: int = 0) -> ShadowReport:
     return ShadowReport(
-        parts=parts, same=parts - new_ng - new_ok, new_ng=new_ng, new_ok=new_ok, active_ok=parts - ng, active_ng=ng
-    )
+        parts=parts, same=parts - new_ng - new_ok, new_ng=new_ng, new_ok=new_ok, active_ok=parts - ng, active_ng=ng,
+        seconds=100.0,
+    )  # fmt: skip
 
 
 def trial(parts: int, seconds: float = 100.0, compared: ShadowReport | None = None, **more: object) -> TrialReport:
@@ -35,7 +36,13 @@ TABLE: dict[str, tuple[TrialReport, ShadowReport | None, TrialVerdict]] = {
     "good, too short": (trial(500, 59.0), AGREED, "go-on"),
     "good, enough": (trial(500), AGREED, "keep"),
     "good, nothing predicted": (trial(500), None, "keep"),
-    "nobody judged beside": (trial(5000, compared=ShadowReport()), AGREED, "go-on"),
+    "it is alone, and rejects as many": (trial(500, compared=ShadowReport(), ng=100), AGREED, "keep"),
+    "it is alone, and too few": (trial(499, compared=ShadowReport(), ng=99), AGREED, "go-on"),
+    "it is alone, and rejects half": (trial(500, compared=ShadowReport(), ng=250), AGREED, "trial-rate"),
+    "it is alone, and rejects none": (trial(500, compared=ShadowReport(), ng=0), AGREED, "trial-rate"),
+    "it is alone, nothing predicted": (trial(500, compared=ShadowReport(), ng=250), None, "keep"),
+    "the model before never has the time": (trial(4999, 600.0, compared=beside(0), ng=999), AGREED, "go-on"),
+    "and is not waited for for ever": (trial(5000, 600.0, compared=beside(0), ng=1000), AGREED, "keep"),
     "few judged beside": (trial(500, compared=beside(50)), AGREED, "keep"),
     "not finite twice in a row": (trial(10, non_finite=2, non_finite_in_row=2), AGREED, "go-on"),
     "not finite three times": (trial(3, non_finite=3, non_finite_in_row=3), AGREED, "trial-non-finite"),
