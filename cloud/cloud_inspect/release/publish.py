@@ -22,6 +22,7 @@ from threading import Event
 import structlog
 from securesystemslib.signer import Signer
 from tuf.api.metadata import TargetFile
+from tuf.ngclient import UpdaterConfig
 
 from cloud_inspect.errors import BadKey, BadRelease, StoreGone
 from cloud_inspect.release.layout import (
@@ -78,6 +79,7 @@ def publish(
         refuse_bad_change(draft, staged, store)
         _refuse_unsigned(draft, draft.changed, old_keys_lost)
         _refuse_expired(draft, now)
+        _refuse_large(draft)
         draft.do_snapshot(force=_is_due(state, SNAPSHOT, now))
         draft.do_timestamp(force=_is_due(state, TIMESTAMP, now))
         _refuse_unsigned(draft, ONLINE_ROLES, old_keys_lost)
@@ -196,6 +198,16 @@ def _refuse_expired(draft: Draft, now: datetime) -> None:
     )
     if after and after == before:
         refuse_expired(after[0], draft.base.roles[after[0]], now)
+
+
+def _refuse_large(draft: Draft) -> None:
+    """What clients do not read for its length."""
+    limits = UpdaterConfig()
+    for role, metadata in draft.changed.items():
+        length = len(metadata.to_bytes())
+        most = limits.root_max_length if role == ROOT else limits.targets_max_length
+        if length > most:
+            raise BadRelease("metadata-too-large", f"{role}: {length} bytes, clients read {most}")
 
 
 def _is_due(state: State, role: str, now: datetime) -> bool:

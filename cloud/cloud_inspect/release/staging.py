@@ -23,7 +23,7 @@ from cloud_inspect.release.layout import PRODUCT, ROOT, Role, product_of, target
 from cloud_inspect.release.repository import Draft, State, parse
 from cloud_inspect.release.store import Store, holds, read
 from edge_wire.manifest import MANIFEST_NAME
-from edge_wire.release import CHANNELS, Rollout, channel_target, file_target
+from edge_wire.release import CHANNELS, MOST_ROLLOUT_BYTES, Rollout, channel_target, file_target
 
 
 class Staging:
@@ -85,7 +85,9 @@ def fetch(info: TargetFile, *stores: Store) -> bytes:
 
 
 def rollout_at(info: TargetFile, *stores: Store) -> Rollout:
-    """Raises BadRelease (`rollout-refused`): what it says is wrong, or it is for another channel than its name says."""
+    """Raises BadRelease (`rollout-too-large`, `rollout-refused`): what it says, or for whom, is wrong."""
+    if info.length > MOST_ROLLOUT_BYTES:
+        raise BadRelease("rollout-too-large", f"{info.path}: {info.length} bytes, devices read {MOST_ROLLOUT_BYTES}")
     try:
         rollout = Rollout.model_validate_json(fetch(info, *stores))
     except ValidationError as err:

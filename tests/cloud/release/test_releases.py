@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import threading
@@ -13,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tuf.api.exceptions import ExpiredMetadataError, RepositoryError
+from tuf.api.exceptions import DownloadError, ExpiredMetadataError, RepositoryError
 from tuf.api.metadata import Metadata, Targets
 
 from cloud_inspect.errors import BadKey, BadRelease, StoreGone
@@ -50,6 +51,39 @@ def test_fresh_client_reads_over_http_what_was_published(plant: Plant) -> None:
         assert rollout.concerns("p", "press-4", "d") and not rollout.concerns("p", "oven", "d")
         for name, content in device.package().items():
             assert content == (plant.package("1.0.0") / name).read_bytes()
+
+
+def test_readers_find_a_whole_release_at_any_moment_of_publishing(plant: Plant) -> None:
+    plant.release("1.0.0")
+    done, failures, reads = threading.Event(), [], []
+
+    def read_on(number: int, url: str) -> None:
+        while not done.is_set() or not reads:
+            try:
+                files = Reader(plant.root, url, plant.folder / f"reader-{number}").package()
+                reads.append(hashlib.sha256(files["manifest.json"]).hexdigest())
+            except (RepositoryError, DownloadError, OSError, AssertionError) as err:
+                failures.append(repr(err))
+                return
+
+    with serving(plant) as url:
+        readers = [threading.Thread(target=read_on, args=(number, url)) for number in range(2)]
+        for reader in readers:
+            reader.start()
+        for version in ("1.1.0", "1.2.0", "1.3.0"):
+            plant.release(version)
+        done.set()
+        for reader in readers:
+            reader.join(60)
+    assert failures == [] and reads
+
+
+def test_rollout_that_devices_would_not_read_is_not_staged(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud_inspect.release.staging.MOST_ROLLOUT_BYTES", 700)
+    with pytest.raises(BadRelease) as raised:
+        plant.sign("1.0.0", reason="x" * 200)
+    assert code_of(raised) == "rollout-too-large"
+    assert plant.staged.names("metadata") == []
 
 
 def test_every_release_of_a_channel_has_the_next_sequence(plant: Plant) -> None:
