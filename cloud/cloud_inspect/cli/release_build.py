@@ -26,11 +26,13 @@ def add(app: typer.Typer) -> None:
 
 
 def build(
-    model: Annotated[Path, typer.Argument(help="fp32 ONNX file, as `cloud-inspect export` writes it.")],
-    data: Annotated[list[Path], typer.Option(help="data.yaml; train calibrates, val judges. May be repeated.")],
+    model: Annotated[Path, typer.Argument(help="A training's folder; or an fp32 ONNX file that `export` wrote.")],
     name: Annotated[str, typer.Option(help="The model's name, e.g. metal-plate.")],
     version: Annotated[str, typer.Option(help="1.1.0; a version stands for the same bytes for ever.")],
     out: Annotated[Path, typer.Option(help="Folder of the package; must not exist.")],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="data.yaml; train calibrates, val judges. Else the training's.")
+    ] = None,
     classes: Annotated[str, typer.Option(help="With commas, to be sure: must be the data set's.")] = "",
     threshold: Annotated[
         list[str] | None, typer.Option(help="CLASS=CONFIDENCE; else as in --than, else 0.25.", metavar="C=X")
@@ -48,7 +50,7 @@ def build(
     cost_factor: Annotated[
         float, typer.Option(min=1, max=100, help="Latency and memory budget: so often what was measured here.")
     ] = 3.0,
-    training: Annotated[Path | None, typer.Option(help="The training's record, training.json.")] = None,
+    training: Annotated[Path | None, typer.Option(help="The training's record; else the folder's.")] = None,
     description: Annotated[str, typer.Option(help="For people.")] = "",
     licence: Annotated[str, typer.Option(help="Of the weights.")] = "AGPL-3.0-or-later",
     extra: Annotated[list[Path] | None, typer.Option(help="File to lie beside it, e.g. a model card.")] = None,
@@ -56,16 +58,20 @@ def build(
 ) -> None:
     """Build a package: gate, accuracy by picture, fp16 and INT8 within a budget, golden pictures, costs, provenance.
 
-    Example: cloud-inspect release build model.onnx --data data.yaml --name metal-plate --version 1.1.0
+    Example: cloud-inspect release build runs/plates --name metal-plate --version 1.1.0
     --out packages/metal-plate/1.1.0 --than models/metal-plate/1.0.0
     """
     from cloud_inspect.release.build import Plan
     from cloud_inspect.release.build import build as build_release
+    from cloud_inspect.release.from_training import read_run
     from edge_wire.manifest import AccuracyBudget
 
+    run = read_run(model) if model.is_dir() else None
+    if not data and run is None:
+        raise typer.BadParameter("--data is missing: a single file does not say what it was trained on")
     plan = Plan(
-        model=model,
-        data=tuple(data),
+        model=run.export() if run else model,
+        data=tuple(data or (run.data if run else ())),
         name=name,
         version=version,
         out=out,
@@ -78,7 +84,7 @@ def build(
         ),
         golden=tuple(golden or ()),
         cost_factor=cost_factor,
-        training=training,
+        training=training or (run.record if run else None),
         description=description,
         licence=licence,
         extra=tuple(extra or ()),

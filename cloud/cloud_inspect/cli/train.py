@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cloud_inspect.cli.output import finish
+from cloud_inspect.cli.train_start import COCO_FILE, find_start
 from cloud_inspect.errors import BadTraining
 from cloud_inspect.learning import training
 from cloud_inspect.learning.datasets import SPLITS, load_dataset
@@ -29,7 +30,15 @@ def add(app: typer.Typer) -> None:
 def train(
     data: Annotated[list[Path], typer.Argument(help="One data.yaml or more; they are mixed.")],
     name: Annotated[str, typer.Option(help="Name of this training; a folder under --runs.")],
-    weights: Annotated[Path, typer.Option(help="Weights to start from (.pt).")] = Path("yolov8n.pt"),
+    start: Annotated[
+        str, typer.Option("--from", help="coco, active, a .npz or .pt, a training's folder.", metavar="START")
+    ] = "coco",
+    weights: Annotated[Path, typer.Option(help="With --from coco: the file.")] = Path(COCO_FILE),
+    released: Annotated[
+        str | None, typer.Option(help="With --from active: the repository, else the shipped model.", metavar="URL")
+    ] = None,
+    product: Annotated[str, typer.Option(help="With --released.")] = "metal-plate",
+    channel: Annotated[str, typer.Option(help="With --released.")] = "stable",
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     imgsz: Annotated[str, typer.Option(help="Network input, HEIGHTxWIDTH, steps of 32.")] = "384x640",
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -44,11 +53,12 @@ def train(
 ) -> None:
     """Train a detector on one or several YOLO data sets.
 
-    Example: cloud-inspect train metal_tag/data.yaml sim/data.yaml --name plates --epochs 30 --seed 7
+    Example: cloud-inspect train metal_tag/data.yaml sim/data.yaml --name plates --from active --epochs 30 --seed 7
     """
+    place = (released, product, channel) if released else None
     plan = training.Plan(
         sources=tuple(data),
-        weights=weights,
+        weights=find_start(start, weights, runs, place),
         folder=runs / name,
         epochs=epochs,
         imgsz=parse_size(imgsz),

@@ -2,10 +2,12 @@
 
 Promises:
 
-1. Nothing is downloaded, installed or sent anywhere: weights, data and settings come from the caller.
+1. Nothing is downloaded, installed or sent anywhere: weights, data and settings come from the caller. A .pt is read by
+   torch's restricted unpickler, an .npz without any.
 2. Data is checked in full before training starts (`datasets.load_dataset`).
 3. The same sources, weights, seed and machine give the same training.
 4. An interrupted training continues from its last finished epoch with `resume=True`.
+5. Classes that the weights know are kept by name; a new one is learnt beside them (`weights.start_of`).
 
     plan = Plan((Path("metal_tag/data.yaml"),), weights=Path("yolov8n.pt"), folder=Path("runs/first"), epochs=20)
     trained = train(plan)
@@ -24,6 +26,10 @@ from typing import Any
 
 from cloud_inspect.errors import BadTraining, BadWeights, TrainingMissing
 from cloud_inspect.learning.datasets import load_dataset, mix
+from cloud_inspect.learning.weights import Weights, network_of, read_weights, weights_of, write_weights
+
+WEIGHTS_NAME = "weights.npz"
+"""In a training's folder: what a later training starts from."""
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with (epoch from 1, epochs, metrics)."""
@@ -49,6 +55,7 @@ class Plan:
 
     sources: tuple[Path, ...]
     weights: Path
+    """.pt (COCO's, or a training's) or .npz (`weights.write_weights`)."""
     folder: Path
     epochs: int
     imgsz: tuple[int, int] = (384, 640)
@@ -73,7 +80,7 @@ class Trained:
 
 
 def train(plan: Plan, *, resume: bool = False, progress: Progress | None = None) -> Trained:
-    """Mix the data, train, and write `plan.folder`/training.json beside the weights.
+    """Mix the data, train, and write `plan.folder`/training.json and weights.npz beside `run/`.
 
     Raises BadDataset, BadTraining, BadWeights, TrainingMissing.
     """
@@ -90,6 +97,7 @@ def train(plan: Plan, *, resume: bool = False, progress: Progress | None = None)
         dataset = mix(plan.sources, data_yaml.parent, canvas=plan.imgsz, seed=plan.seed, belt_views=plan.belt_views)
     metrics = _run(plan, data_yaml, last if resume else None, progress)
     best = last.with_name("best.pt")
+    keep_weights(best, plan.folder / WEIGHTS_NAME)
     trained = Trained(
         best, plan.epochs, metrics["metrics/mAP50(B)"], metrics["metrics/mAP50-95(B)"], dataset.digest, dataset.classes
     )
@@ -107,6 +115,8 @@ def _check(plan: Plan) -> None:
         raise BadTraining(f"epochs = {plan.epochs} and batch = {plan.batch} must be 1 or more")
     if not plan.weights.is_file():
         raise BadWeights(f"{plan.weights}: there are no weights to start from")
+    if plan.weights.suffix == ".npz":
+        read_weights(plan.weights)
 
 
 def prepare_environment() -> None:
@@ -131,7 +141,7 @@ def average_weights(weights: Sequence[Path], out: Path) -> Path:
     if len(weights) < 2:
         raise BadWeights(f"{len(weights)} file of weights given; averaging needs two or more")
     prepare_environment()
-    models = [_load(path) for path in weights]
+    models = [_yolo(path) for path in weights]
     states = [model.model.float().state_dict() for model in models]
     for path, model, state in zip(weights[1:], models[1:], states[1:], strict=True):
         same = state.keys() == states[0].keys() and all(state[k].shape == states[0][k].shape for k in state)
@@ -144,7 +154,21 @@ def average_weights(weights: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def _load(path: Path) -> Any:
+def keep_weights(checkpoint: Path, out: Path) -> Path:
+    """Write a training's .pt as .npz, number for number. Returns `out`. Raises BadWeights, TrainingMissing."""
+    prepare_environment()
+    from ultralytics.nn.tasks import torch_safe_load
+
+    if not checkpoint.is_file():
+        raise BadWeights(f"{checkpoint}: no such file")
+    try:
+        found = torch_safe_load(checkpoint, safe_only=True)[0]
+    except Exception as err:
+        raise BadWeights(f"{checkpoint}: not weights that can be loaded: {str(err).splitlines()[0]}") from err
+    return write_weights(out, weights_of(found.get("ema") or found["model"]))
+
+
+def _yolo(path: Path) -> Any:
     from ultralytics import YOLO
 
     if not path.is_file():
@@ -161,8 +185,9 @@ def _run(plan: Plan, data_yaml: Path, last: Path | None, progress: Progress | No
 
     if plan.threads:
         torch.set_num_threads(plan.threads)
+    start = read_weights(plan.weights) if plan.weights.suffix == ".npz" else None
     settings: dict[str, Any] = {
-        "model": str(last or plan.weights),
+        "model": str(last or (f"{start.network}.yaml" if start else plan.weights)),
         "data": str(data_yaml),
         "imgsz": plan.imgsz[1],
         "epochs": plan.epochs,
@@ -186,7 +211,7 @@ def _run(plan: Plan, data_yaml: Path, last: Path | None, progress: Progress | No
         "exist_ok": True,
         **AUGMENTATION,
     }
-    trainer = _trainer_class()(overrides=settings | ({"resume": str(last)} if last else {}))
+    trainer = _trainer_class(start)(overrides=settings | ({"resume": str(last)} if last else {}))
     if progress:
 
         def after_epoch(trainer: Any) -> None:
@@ -199,8 +224,11 @@ def _run(plan: Plan, data_yaml: Path, last: Path | None, progress: Progress | No
     return {key: float(value) for key, value in trainer.validator.metrics.results_dict.items()}
 
 
-def _trainer_class() -> Any:
-    """ultralytics' trainer for pictures of one size: rectangular batches, shuffled; channels last, faster on CPUs."""
+def _trainer_class(start: Weights | None) -> Any:
+    """ultralytics' trainer for pictures of one size: rectangular batches, shuffled; channels last, faster on CPUs.
+
+    start: what the network begins with; None where ultralytics loads a .pt.
+    """
     import torch
     from ultralytics.data.build import build_yolo_dataset
     from ultralytics.models.yolo.detect import DetectionTrainer
@@ -209,8 +237,11 @@ def _trainer_class() -> Any:
         def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
             return build_yolo_dataset(self.args, img_path, batch, self.data, mode=mode, rect=True, stride=32)
 
-        def get_model(self, *args: Any, **kwargs: Any) -> Any:
-            return super().get_model(*args, **kwargs).to(memory_format=torch.channels_last)
+        def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
+            if start is not None and weights is None:  # a resumed training has its own
+                weights = network_of(start)
+            model = super().get_model(cfg=cfg, weights=weights, verbose=verbose)
+            return model.to(memory_format=torch.channels_last)
 
         def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
             batch = super().preprocess_batch(batch)
