@@ -155,7 +155,9 @@ class _Look:
             package = self._package(rollout, known, key_of(info)) if wanted else None
         except BadModel as err:  # the daemon tells the plant, and remembers it: it is not fetched again
             said = str(err).removesuffix(f" [{err.code}]")
-            write_offer(self._shelf, Offer(rollout, content, None, settings.clock(), self._trust.chain(), (err.code, said)))
+            write_offer(
+                self._shelf, Offer(rollout, content, None, settings.clock(), self._trust.chain(), (err.code, said))
+            )
             raise
         offer = Offer(rollout, content, package, settings.clock(), self._trust.chain())
         if last is None or (last.content, last.package, last.metadata) != (content, package, offer.metadata):

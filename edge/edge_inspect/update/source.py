@@ -2,7 +2,8 @@
 
 1. What is offered is a claim: nothing of it is believed before its whole chain of signatures and every byte of its
    package were verified here (`offline`). Whoever can write `models_dir` can offer nothing but what was signed.
-2. An offer that has not changed is verified once in the life of a process, and in VERIFY each time.
+2. An offer that has not changed is verified once in the life of a process, and in VERIFY each time. One that did not
+   verify (a clock that is wrong, a disk that fails) is looked at again with the next look.
 3. With `fetch = "daemon"` the network is asked by this process; with `fetch = "service"`, or without a url, never.
 
     source = Offers(settings, asks=True)
@@ -15,7 +16,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from edge_inspect.errors import SourceGone, Untrusted
+from edge_inspect.errors import BadModel, SourceGone, Untrusted
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.update.fetch import FetchSettings, fetch_once
 from edge_inspect.update.offers import offer_file
@@ -43,7 +44,7 @@ class Offers:
 
     def fetch(self, stop: threading.Event, progress: Callable[[float], None]) -> Rollout | None:
         """What is offered after a look; without a network, what is offered already."""
-        is_new = self.news()
+        is_new = self.news() or (not self._asks and self._is_unread())
         if is_new:
             self._offered()
         if self._asks:
@@ -52,9 +53,17 @@ class Offers:
             except SourceGone:
                 if not is_new:
                     raise
-            if self.news():
+            except BadModel:
+                if not self.news():
+                    raise
+                # what is signed must not run: `verify` says so, of a candidate that has a name
+            if self.news() or self._is_unread():
                 self._offered()
         return self._rollout
+
+    def _is_unread(self) -> bool:
+        """There is an offer, and it did not verify."""
+        return self._rollout is None and self._stamp() is not None
 
     def _ask(self, stop: threading.Event, progress: Callable[[float], None]) -> None:
         share = [0.0]
@@ -72,6 +81,8 @@ class Offers:
             clock=settings.clock,
         )  # fmt: skip
         digest = candidate.model.digest
+        if offer.rollout.model.digest == digest and offer.refusal is not None:
+            raise BadModel(*offer.refusal)
         if offer.rollout.model.digest != digest or package is None:
             raise Untrusted("offer-other", f"what is offered now is {offer.rollout.model.digest}, not {digest}")
         return package
