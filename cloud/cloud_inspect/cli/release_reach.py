@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -105,6 +106,10 @@ def resign(
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and sign again whenever it is time.")] = False,
     every: EverySeconds = 600.0,
     force: Annotated[bool, typer.Option("--force", help="Also where it is not time yet.")] = False,
+    days: Annotated[
+        int | None,
+        typer.Option(min=1, max=90, help="Both at once, for so long: for sticks that travel. Else 14 and 2."),
+    ] = None,
     root: TrustedRoot = None,
     break_lock: BreakLock = False,
     json_: AsJson = False,
@@ -126,7 +131,9 @@ def resign(
             signal.signal(number, lambda *_: stop.set())
         publish.keep_signed(store, signers, utc_now, stop, every, trusted)
         return finish({"watched": url}, json_)
-    done = publish.resign(store, signers, utc_now(), trusted, force=force)
+    done = publish.resign(
+        store, signers, utc_now(), trusted, force=force, holds_for=timedelta(days=days) if days else None
+    )
     warnings = warn_of_expiry(load(store, trusted))
     if json_:
         return emit({"roles": done, "warnings": warnings})

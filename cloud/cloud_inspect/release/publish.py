@@ -94,18 +94,26 @@ def publish(
 
 
 def resign(
-    store: Store, signers: Sequence[Signer], now: datetime, trusted_root: bytes | None = None, *, force: bool = False
+    store: Store,
+    signers: Sequence[Signer],
+    now: datetime,
+    trusted_root: bytes | None = None,
+    *,
+    force: bool = False,
+    holds_for: timedelta | None = None,
 ) -> dict[str, int]:
     """Sign snapshot and timestamp again where their time is half over: role -> new version; empty when none was due.
+
+    `holds_for`: both, at once, for so long.
 
     Raises BadRelease (`threshold`), StoreGone.
     """
     with store.lock():
         state = load(store, trusted_root)
-        due = [role for role in ONLINE_ROLES if force or _is_due(state, role, now)]
+        due = [role for role in ONLINE_ROLES if force or holds_for or _is_due(state, role, now)]
         if not due:
             return {}
-        draft = Draft(state, signers, now)
+        draft = Draft(state, signers, now, holds_for)
         if SNAPSHOT in due:
             draft.do_snapshot(force=True)
         draft.do_timestamp(force=True)

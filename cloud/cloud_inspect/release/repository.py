@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar, cast
 
 from securesystemslib.signer import Key, Signer
@@ -194,8 +194,12 @@ def _require(store: Store, delegator: Root | Targets, role: str, metadata: Role)
 class Draft(Repository):
     """tuf.repository's editor over a State: `edit_root`, `edit_targets`, `do_snapshot`, `do_timestamp`."""
 
-    def __init__(self, base: State, signers: Sequence[Signer], now: datetime) -> None:
+    def __init__(
+        self, base: State, signers: Sequence[Signer], now: datetime, holds_for: timedelta | None = None
+    ) -> None:
+        """`holds_for`: how long what is signed holds, where that is not the role's own lifetime."""
         self.base = base
+        self._holds_for = holds_for
         self.changed: dict[str, Role] = {}
         self._signers = signers
         self._now = whole_second(now)
@@ -214,7 +218,7 @@ class Draft(Repository):
         """Raises BadKey (`signing-failed`)."""
         before = self.base.roles.get(role)
         md.signed.version = before.signed.version + 1 if before is not None else 1
-        md.signed.expires = self._now + lifetime(role)
+        md.signed.expires = self._now + (self._holds_for or lifetime(role))
         if role == TIMESTAMP:
             md.signed.unrecognized_fields[SIGNED_AT] = f"{self._now:%Y-%m-%dT%H:%M:%SZ}"
         md.signatures.clear()

@@ -321,6 +321,14 @@ def test_resigning_signs_nothing_before_half_of_the_time_is_over(plant: Plant) -
     assert set(resign(plant.store, plant.signers("online"), plant.now + timedelta(days=8))) == {"snapshot", "timestamp"}
 
 
+def test_stick_that_travels_is_signed_for_longer(plant: Plant) -> None:
+    plant.release("1.0.0")
+    done = resign(plant.store, plant.signers("online"), plant.now, holds_for=timedelta(days=20))
+    assert set(done) == {"snapshot", "timestamp"}
+    assert min(one.signed.expires for one in plant.state().roles.values()) > plant.now + timedelta(days=19)
+    assert plant.reader().version() == "1.0.0"
+
+
 def test_online_keys_alone_can_add_no_model(plant: Plant) -> None:
     """What somebody can do who broke into the publishing machine: sign snapshots of a product file he made himself."""
     plant.release("1.0.0")
