@@ -79,7 +79,9 @@ def recover(copy: Path, at: Path, world: World, doing: dict[str, Any], notes: Pa
             wrong.append(f"the start began with {begun_with}, not with {doing['old']} or {doing['new']}")
         wanted = {doing["new"]} | ({doing["old"]} if doing["what"] == "back" else set())  # the request may be lost
         if ended != 0 or device.active() not in wanted:
-            wrong.append(f"it ended with {ended}, and {device.active()} is to judge")
+            said = json.loads(device.state.read_bytes())
+            told = {key: said[key] for key in ("stage", "last_refusal", "floors")}
+            wrong.append(f"it ended with {ended}, and {device.active()} is to judge: {told}")
         if took_s > WITHIN_S:
             wrong.append(f"the start took {took_s:.1f} s")
         return wrong + wrong_on_disk(device, least_sequence=doing["floor"]), took_s

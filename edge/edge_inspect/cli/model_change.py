@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from edge_inspect.cli.log import configure_log
 from edge_inspect.cli.model_box import ConfigFile, Place, configured, digest_meant, place
 from edge_inspect.cli.options import AsJson, StateDir
 from edge_inspect.cli.output import emit, size
@@ -43,6 +44,7 @@ def import_model(
     """
     box = place(state, config)
     read = configured(box)
+    configure_log("warning", read.log.format)
     assert read.update is not None
     device = read.device
     settings = FetchSettings.of(

@@ -1,0 +1,191 @@
+"""`edge-inspect model list|history|activate|rollback|import`, with and without a daemon."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge_inspect.cli import run_command
+from edge_inspect.update.history import FILE_NAME
+from edge_inspect.update.stages import Stage
+from tests.edge.update.box import GOOD_TRIAL, Box
+from tests.sim.tuf_repository import PRODUCT, TufRepository
+
+
+@pytest.fixture
+def updated(box: Box, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
+    """A box on which "b" judges, and "c" was taken back."""
+    monkeypatch.setenv("USER", "anna")
+    monkeypatch.setenv("LOGNAME", "anna")
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    config = box.root / "line.toml"
+    (box.root / "root.json").write_text("{}")
+    config.write_text(
+        f'state_dir = "."\n[[camera]]\nname = "left"\nsource = "sim"\n[model]\ndir = "{box.factory}"\n'
+        '[update]\nproduct = "tiny"\nroot = "root.json"\n'
+    )
+    box.release("b")
+    box.run()
+    box.trial = replace(GOOD_TRIAL, known_answer_failures=1)
+    box.release("c", 2)
+    box.run()
+    box.trial = GOOD_TRIAL
+    box.end()
+    return box
+
+
+def run(box: Box, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = run_command(["model", *words, "--config", str(box.root / "line.toml")])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_list_says_what_each_package_is(updated: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(updated, capsys, "list", "--json")
+    roles = {model["digest"]: model["roles"] for model in json.loads(out)["models"]}
+    assert code == 0
+    assert roles[updated.digests["b"]] == ["active"]
+    assert roles[updated.digests["factory"]] == ["factory", "previous"]
+    assert roles[updated.digests["c"]] == ["refused: trial-known-answer"]
+    code, out, _ = run(updated, capsys, "list")
+    assert code == 0 and updated.digests["c"].removeprefix("sha256:")[:12] in out
+
+
+def test_a_damaged_package_is_listed_as_such(updated: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    (updated.folder_of(updated.digests["c"]) / "manifest.json").write_text("{")
+    _, out, _ = run(updated, capsys, "list", "--json")
+    damaged = next(m for m in json.loads(out)["models"] if m["digest"] == updated.digests["c"])
+    assert any(role.startswith("damaged: ") for role in damaged["roles"])
+
+
+def test_show_and_verify_take_a_digest_of_this_box(updated: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    short = updated.digests["b"].removeprefix("sha256:")[:8]
+    code, out, _ = run(updated, capsys, "show", short, "--json")
+    assert code == 0 and json.loads(out)["digest"] == updated.digests["b"]
+    code, out, _ = run(updated, capsys, "verify", short, "--json")
+    assert code == 0 and json.loads(out)["ok"] is True
+
+
+def test_history_reads_like_a_log(updated: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(updated, capsys, "history")
+    assert code == 0
+    for words in (
+        "tiny 1.0.0", "tiny 1.1.0", "released by     anna", "tiny/stable no. 1", "model b", "200 parts judged by both",
+        "of 190 OK it rejected 0, of 10 NG it passed 0", "trial-known-answer", "kept", " - now", "as it was written",
+    ):  # fmt: skip
+        assert words in out, (words, out)
+
+
+def test_history_says_from_when_to_when_and_verifies(updated: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(updated, capsys, "history", "--json")
+    told = json.loads(out)
+    assert code == 0 and told["ok"] and told["verified_lines"] == len(told["entries"])
+    spans = told["judged"]
+    assert [span["version"] for span in spans] == ["1.0.0", "1.1.0", "1.2.0", "1.1.0"]
+    assert all(before["to"] == after["from"] for before, after in itertools.pairwise(spans))
+    assert spans[-1]["to"] is None and spans[2]["replaced_because"] == "trial-known-answer"
+
+
+def test_a_changed_history_is_named_and_fails(updated: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    path = updated.state_dir / FILE_NAME
+    path.write_bytes(path.read_bytes().replace(b'"released_by":"anna"', b'"released_by":"eve_"', 1))
+    code, out, _ = run(updated, capsys, "history")
+    assert code == 1 and "CHANGED  line 3:" in out and "was changed after it was written" in out
+
+
+def test_rollback_without_a_daemon_holds_at_its_next_start(updated: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(updated, capsys, "rollback", "--why", "too strict")
+    assert code == 0 and "next start" in err
+    updated.source.rollout = None
+    updated.run()
+    assert updated.live is not None and updated.store is not None
+    assert updated.live.judging == updated.digests["factory"]
+    last = updated.store.history.entries[-1]
+    assert (last.event, last.code, last.by, last.why) == ("activated", "rolled-back", "anna", "too strict")
+    updated.end()
+    code, _, err = run(updated, capsys, "rollback")
+    assert code == 1 and "[no-previous]" in err
+
+
+def test_activate_takes_even_what_was_taken_back_through_its_stages(
+    updated: Box, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(updated, capsys, "activate", "tiny", "1.2.0", "--why", "new steel")
+    assert code == 0, err
+    updated.run()
+    assert updated.live is not None and updated.store is not None
+    assert updated.live.judging == updated.digests["c"]
+    assert updated.store.history.entries[-1].by == "anna"
+    assert updated.store.state.refusal_of(updated.digests["c"]) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ("activate", "tiny", "9.9.9"),
+            "allowed: a digest of `model list`, or NAME VERSION of: tiny 1.1.0, tiny 1.2.0",
+        ),
+        (("activate", "tiny", "1.1.0"), "[already-active]"),
+        (("activate", "ffffff"), "no package of this box"),
+        (("import", "/nowhere"), "[not-a-repository]"),
+        (("activate",), "See `edge-inspect model activate --help`"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    updated: Box, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], says: str
+) -> None:
+    code, _, err = run(updated, capsys, *words)
+    assert code in (1, 64) and says in err and err.count("\n") == 1
+
+
+def test_without_any_update_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["model", "rollback", "--state", str(tmp_path)]) == 1
+    assert "a daemon with `[update]`" in capsys.readouterr().err
+    assert run_command(["model", "history", "--state", str(tmp_path)]) == 0
+    assert "no model has judged here" in capsys.readouterr().out
+    assert run_command(["model", "import", str(tmp_path), "--state", str(tmp_path)]) == 78
+
+
+def test_a_running_daemon_answers(updated: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    updated.source.rollout = None
+    updater = updated.start()
+    stop = threading.Event()
+    thread = threading.Thread(target=updater.run, args=(stop,))
+    thread.start()
+    try:
+        code, _, err = run(updated, capsys, "activate", "tiny", "1.1.0")
+        assert code == 1 and "[already-active]" in err
+        code, _, err = run(updated, capsys, "rollback", "--why", "too strict")
+        assert code == 0 and "judges now" in err
+        assert updated.live is not None and updated.live.judging == updated.digests["factory"]
+        code, _, err = run(updated, capsys, "rollback")
+        assert code == 1 and "[no-previous]" in err
+    finally:
+        stop.set()
+        thread.join(timeout=20)
+    assert updated.store is not None and updated.store.state.stage is Stage.IDLE
+
+
+def test_a_release_is_imported_from_a_stick(
+    box: Box, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = TufRepository()
+    rollout = repository.release(models["b"])
+    repository.write_to(tmp_path / "stick")
+    (box.root / "root.json").write_bytes(repository.first_root)
+    (box.root / "line.toml").write_text(
+        f'state_dir = "box"\n[[camera]]\nname = "left"\nsource = "sim"\n[model]\ndir = "{box.factory}"\n'
+        f'[update]\nproduct = "{PRODUCT}"\nroot = "root.json"\nkeep_free_bytes = 0\n'
+    )
+    code, out, _ = run(box, capsys, "import", str(tmp_path / "stick"), "--json")
+    assert code == 0 and json.loads(out)["digest"] == rollout.model.digest
+    packages = box.root / "box" / "models" / "packages"
+    assert [path.name for path in packages.iterdir()] == [rollout.model.digest.removeprefix("sha256:")]
