@@ -96,7 +96,7 @@ def run_child(request: Request, limits: ProbeLimits, command: Sequence[str] = CH
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
         heard.drain()
-    return verdict or _answer(child.returncode, heard.said, heard.complained.decode(errors="replace"))
+    return verdict or answer_of(child.returncode, heard.said, heard.complained.decode(errors="replace"))
 
 
 class _Heard:
@@ -168,7 +168,8 @@ def _watch(child: subprocess.Popen[bytes], heard: _Heard, limits: ProbeLimits) -
             return _refused("probe-hang", f"no answer within {limits.seconds:g} s")
 
 
-def _answer(returncode: int, said: bytes, complained: str) -> dict[str, Any]:
+def answer_of(returncode: int, said: bytes, complained: str) -> dict[str, Any]:
+    """What the child said, or what its end says in its place."""
     answer = _parsed((said.strip().splitlines() or [b""])[-1])
     if answer is not None and returncode == 0:
         return answer

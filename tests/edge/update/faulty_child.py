@@ -57,12 +57,6 @@ FAULTS: dict[str, Any] = {
     "write": write,
     "connect": connect,
     "silent": lambda: os._exit(0),
-    "liar": lambda: (os.write(1, b'{"ok": "yes"}\n'), os._exit(0)),
-    "raises": lambda: {}["no such key"],
-    "bad-alloc": lambda: (
-        os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n"),
-        os.abort(),
-    ),
 }
 
 
