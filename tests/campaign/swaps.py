@@ -12,7 +12,8 @@ digest that the verdict and the report carry. A part is a frame, so a gap betwee
 The oracle is this program's: frames by the camera's own numbers, times by the clock at the telling, reports as they lie
 in the outbox's file, read by a connection of its own. A campaign fails if a frame has no verdict or two, if a gap
 between two verdicts is longer than two frame periods, if an answer is not that of its digest, if a swap did not change
-who judges, if memory grew by more than 1 MB after the first tenth, or if a thread or a file stayed open.
+who judges, if memory grows by more than 1 MB in all (Theil-Sen slope after the first tenth), or if a thread or a file
+stayed open.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import cv2
@@ -50,6 +52,7 @@ SURE = 0.5
 OTHER_CLASS = "other-scratch"
 MOST_GAP = 2.0
 MOST_GROWTH_BYTES = 1_000_000
+SAMPLE_EVERY = 5
 RECIPE = """
 name = "swaps"
 version = "1"
@@ -99,11 +102,13 @@ class StillCamera(Camera):
 class Oracle:
     """Hears every verdict in the inspect thread; keeps counts only, so that its own memory does not grow."""
 
-    def __init__(self, first: str, second: str) -> None:
+    def __init__(self, first: str, second: str, most_gap_ns: float) -> None:
         self.digests = {first: True, second: False}
         """Which of them is the sure one."""
         self.told = self.lost = self.twice = self.wrong = self.unjudged = self.changes = 0
         self.longest_ns = 0
+        self.long_gaps = 0
+        self._most_ns = most_gap_ns
         self._last_index = -1
         self._last_ns = 0
         self._last_digest = ""
@@ -115,6 +120,7 @@ class Oracle:
         self.twice += judged.frame_index <= self._last_index
         if self._last_ns:
             self.longest_ns = max(self.longest_ns, now_ns - self._last_ns)
+            self.long_gaps += now_ns - self._last_ns > self._most_ns
         self._last_index, self._last_ns = judged.frame_index, now_ns
         if judged.verdict.kind.value != "NG" or judged.model is None:
             self.unjudged += 1
@@ -123,6 +129,12 @@ class Oracle:
         self.wrong += not self.is_of(judged.model.digest, found.cls, found.confidence)
         self.changes += judged.model.digest != self._last_digest
         self._last_digest = judged.model.digest
+
+    def gaps(self) -> tuple[float, int]:
+        """The longest so far in ns, and how many were too long; begins anew."""
+        found = self.longest_ns, self.long_gaps
+        self.longest_ns = self.long_gaps = 0
+        return found
 
     def is_of(self, digest: str, cls: str, confidence: float) -> bool:
         sure = self.digests[digest]
@@ -168,7 +180,8 @@ class Campaign:
         self.options = options
         first, second, picture = models(folder, options.model)
         self.packages = [ModelPackage.load(second), ModelPackage.load(first)]
-        self.oracle = Oracle(self.packages[1].digest, self.packages[0].digest)
+        most_gap_ns = options.most_gap * 1e9 / options.fps
+        self.oracle = Oracle(self.packages[1].digest, self.packages[0].digest, most_gap_ns)
         self.camera = StillCamera(picture, options.fps)
         recipe = folder / "recipe.toml"
         recipe.write_text(RECIPE)
@@ -180,7 +193,10 @@ class Campaign:
         evidence = config.evidence.model_copy(update={"enabled": False})
         self.config = config.model_copy(update={"camera": (camera,), "model": model, "evidence": evidence})
         self.swap_s: list[float] = []
-        self.calm_gap_ns = 0
+        self.calm = self.swapping = (0.0, 0)
+        """Longest gap and number of long ones, without swaps and with them."""
+        self.samples: list[tuple[int, float]] = []
+        """Swaps and bytes."""
         self.before: dict[str, float] = {}
         self.after: dict[str, float] = {}
 
@@ -209,13 +225,15 @@ class Campaign:
     def _swap(self, appliance: Appliance) -> None:
         oracle, options = self.oracle, self.options
         self._wait_for(lambda: oracle.told > 50)  # the collector has been through, once, as at every start
-        oracle.longest_ns = 0
-        self._wait_for(lambda: oracle.told > 50 + options.calm)
-        self.calm_gap_ns, oracle.longest_ns = oracle.longest_ns, 0
+        oracle.gaps()
+        self._wait_for(lambda: oracle.told > 50 + options.calm, patience_s=WAIT_S + 2 * options.calm / options.fps)
+        self.calm = oracle.gaps()
         warm_up = max(options.warm_up, options.swaps // 10)
         for number in range(warm_up + options.swaps):
             if number == warm_up:
                 self.before = measured()
+            if number >= warm_up and number % SAMPLE_EVERY == 0:
+                self.samples.append((number, measured()["rss_bytes"]))
             began_s = time.monotonic()
             appliance.models.swap(self.packages[number % 2])
             self.swap_s.append(time.monotonic() - began_s)
@@ -224,9 +242,10 @@ class Campaign:
             if number % 100 == 99:
                 print(f"{number + 1} swaps, {oracle.told} frames, {measured()}", file=sys.stderr, flush=True)
         self.after = measured()
+        self.swapping = oracle.gaps()
 
-    def _wait_for(self, what: Callable[[], bool]) -> None:
-        until = time.monotonic() + WAIT_S
+    def _wait_for(self, what: Callable[[], bool], patience_s: float = WAIT_S) -> None:
+        until = time.monotonic() + patience_s
         while not what():
             assert time.monotonic() < until, "waited in vain"
             time.sleep(0.002)
@@ -236,9 +255,10 @@ class Campaign:
         reports, wrong_reports = oracle.wrong_in_reports(self.config.state_dir / FILE_NAME)
         swaps = len(self.swap_s)
         period_ns = 1e9 / options.fps
-        gap = oracle.longest_ns / period_ns
+        gap, calm_gap = self.swapping[0] / period_ns, self.calm[0] / period_ns
         swap_ms = sorted(seconds * 1e3 for seconds in self.swap_s)
         growth = {name: self.after[name] - self.before[name] for name in self.before}
+        growth["rss_bytes"] = round(slope(self.samples) * options.swaps)
         failed = {
             "frames_lost": oracle.lost,
             "frames_judged_twice": oracle.twice,
@@ -253,12 +273,20 @@ class Campaign:
         return {
             "n": swaps, "model": options.model, "provider": options.provider, "fps": options.fps,
             "frames": oracle.told, "reports": reports,
-            "longest_gap_periods": round(gap, 2), "longest_gap_ms": round(oracle.longest_ns / 1e6, 1),
-            "longest_gap_without_swaps_periods": round(self.calm_gap_ns / period_ns, 2),
+            "longest_gap_periods": round(gap, 2), "long_gaps": self.swapping[1],
+            "without_swaps": {
+                "frames": options.calm, "longest_gap_periods": round(calm_gap, 2), "long_gaps": self.calm[1],
+            },
             "swap_ms": {"median": round(swap_ms[swaps // 2], 1), "max": round(swap_ms[-1], 1)},
             "growth": growth, "rss_bytes": self.after["rss_bytes"],
             "failed": failed, "failures": sum(failed.values()), "bound": 3 / swaps,
         }  # fmt: skip
+
+
+def slope(samples: list[tuple[int, float]]) -> float:
+    """Theil and Sen: the median of the slopes of all pairs; one step up or down does not move it."""
+    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for n, a in enumerate(samples) for b in samples[n + 1 :]]
+    return median(slopes) if slopes else 0.0
 
 
 def measured() -> dict[str, float]:
