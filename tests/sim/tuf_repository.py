@@ -19,6 +19,7 @@ import gzip
 import hashlib
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -233,7 +234,7 @@ class Request:
 class TufServer:
     """Serves `repository.files` on a port of its own; `faults` by pattern of the path."""
 
-    def __init__(self, repository: TufRepository) -> None:
+    def __init__(self, repository: TufRepository, *, tls: ssl.SSLContext | None = None) -> None:
         self.repository = repository
         self.faults: dict[str, Fault] = {}
         self.requests: list[Request] = []
@@ -244,7 +245,9 @@ class TufServer:
         self._server.daemon_threads = True
         self._server.block_on_close = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="tuf-server")
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_address[1]}"
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
 
     def __enter__(self) -> TufServer:
         self._thread.start()

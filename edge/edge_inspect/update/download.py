@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import structlog
 from edge_inspect.backoff import Backoff
 from edge_inspect.errors import SourceGone, Untrusted
 from edge_inspect.update.durable import TEMPORARY, remove_durably, sync_folder, translated, write_durably
-from edge_inspect.update.transport import Answer, HttpStatus, Source, Throttle
+from edge_inspect.update.transport import CHUNK_BYTES, STRONG_ETAG, Answer, HttpStatus, Source
 
 log = structlog.get_logger()
 
@@ -45,6 +46,24 @@ class Count:
     """That were there already when a request was made, summed over them."""
     restarts: int = 0
     """Times that a part was thrown away."""
+
+
+class Throttle:
+    """Keeps what is read below a rate by waiting; the sender then waits, too."""
+
+    def __init__(self, rate_bytes_per_s: int, stop: threading.Event) -> None:
+        self.chunk_bytes = CHUNK_BYTES if not rate_bytes_per_s else max(1, min(CHUNK_BYTES, rate_bytes_per_s // 4))
+        self._rate = rate_bytes_per_s
+        self._stop = stop
+        self._free_at_s = 0.0
+
+    def pay(self, count: int) -> None:
+        """`count` bytes were read: wait until they are paid for."""
+        if not self._rate:
+            return
+        now_s = time.monotonic()
+        self._free_at_s = max(self._free_at_s, now_s) + count / self._rate
+        self._stop.wait(self._free_at_s - now_s)
 
 
 class Download:
@@ -204,9 +223,10 @@ class Download:
 
     def _etag(self) -> str:
         try:
-            return self._etag_file.read_text("ascii", errors="replace")[:200]
+            etag = self._etag_file.read_text("ascii", errors="replace")
         except OSError:
             return ""
+        return etag if STRONG_ETAG.match(etag) else ""
 
 
 def _create(part: Path) -> int:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tuf.api.metadata import TargetFile
 
-from edge_inspect.update.download import Download
+from edge_inspect.update.download import Download, Throttle
 from edge_inspect.update.shelf import Shelf
-from edge_inspect.update.transport import Source, Throttle
+from edge_inspect.update.transport import Source
 from edge_inspect.update.trust import Trust, check_bytes, key_of
 
 

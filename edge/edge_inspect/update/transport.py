@@ -33,6 +33,7 @@ from edge_inspect.errors import BadConfig, SourceGone
 CHUNK_BYTES = 1 << 16
 MOST_REDIRECTS = 5
 LOOK_EVERY_S = 0.1
+STRONG_ETAG = re.compile(r'^"[!#-~]{0,190}"$')
 _CONTENT_RANGE = re.compile(r"^bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)$")
 _REDIRECTS = {301, 302, 303, 307, 308}
 
@@ -84,24 +85,6 @@ class Answer:
     read: Callable[[int], bytes]
 
 
-class Throttle:
-    """Keeps what is read below a rate by waiting; the sender then waits, too."""
-
-    def __init__(self, rate_bytes_per_s: int, stop: threading.Event) -> None:
-        self.chunk_bytes = CHUNK_BYTES if not rate_bytes_per_s else max(1, min(CHUNK_BYTES, rate_bytes_per_s // 4))
-        self._rate = rate_bytes_per_s
-        self._stop = stop
-        self._free_at_s = 0.0
-
-    def pay(self, count: int) -> None:
-        """`count` bytes were read: wait until they are paid for."""
-        if not self._rate:
-            return
-        now_s = time.monotonic()
-        self._free_at_s = max(self._free_at_s, now_s) + count / self._rate
-        self._stop.wait(self._free_at_s - now_s)
-
-
 class Source:
     """Opens urls. `ca`: the CA that signed the server's certificate; None: the system's own list.
 
@@ -129,8 +112,17 @@ class Source:
         until_s: moment of time.monotonic() at which the request ends.
         """
         self._alive()
-        if urlsplit(url).scheme == "file":
+        if url.startswith("file:"):
             with _open_file(url, start) as answer:
+                read = answer.read
+
+                def read_in_time(count: int) -> bytes:
+                    self._alive()
+                    if self.stop.is_set() or time.monotonic() > until_s:
+                        raise SourceGone("stopped" if self.stop.is_set() else "deadline", f"{url}: took too long")
+                    return read(count)
+
+                answer.read = read_in_time
                 yield answer
             return
         for _ in range(MOST_REDIRECTS + 1):
@@ -153,13 +145,12 @@ class Source:
             if etag:
                 headers["If-Range"] = etag
         guard = _Guard(self.stop, until_s)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.hostname or "", parts.port, timeout=self.limits.stall_s)
+        connection: http.client.HTTPConnection | None = None
         response: http.client.HTTPResponse | None = None
         try:
             with guard:
                 with _as_gone(url, guard):
-                    self._connect(connection, parts, guard)
+                    connection = self._connection(parts, guard)
                     connection.request("GET", _path_of(parts), headers=headers)
                     response = head = connection.getresponse()
 
@@ -170,22 +161,28 @@ class Source:
 
                 yield head, read
         finally:
-            if response is not None:
-                response.close()
-            connection.close()
+            for end in (response, connection):
+                if end is not None:
+                    end.close()
 
-    def _connect(self, connection: http.client.HTTPConnection, parts: SplitResult, guard: _Guard) -> None:
+    def _connection(self, parts: SplitResult, guard: _Guard) -> http.client.HTTPConnection:
         """With our own socket, so that the guard can end even a handshake."""
         host = parts.hostname or ""
-        plain = socket.create_connection((host, connection.port), timeout=self.limits.connect_s)
-        connection.sock = plain
-        plain.settimeout(self.limits.stall_s)
-        guard.watch(plain)
-        if parts.scheme == "https":
-            wrapped = self._context().wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
-            connection.sock = wrapped
-            guard.watch(wrapped)
-            wrapped.do_handshake()
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(host, parts.port, timeout=self.limits.stall_s)
+        end = socket.create_connection((host, connection.port), timeout=self.limits.connect_s)
+        try:
+            end.settimeout(self.limits.stall_s)
+            guard.watch(end)
+            if parts.scheme == "https":
+                end = self._context().wrap_socket(end, server_hostname=host, do_handshake_on_connect=False)
+                guard.watch(end)
+                end.do_handshake()
+        except BaseException:
+            end.close()
+            raise
+        connection.sock = end
+        return connection
 
     def _context(self) -> ssl.SSLContext:
         if self._tls is None:
@@ -292,7 +289,7 @@ def _answer_of(response: http.client.HTTPResponse, read: Callable[[int], bytes],
     if encoding.strip().lower() != "identity":
         raise SourceGone("encoded", f"{url}: comes as {encoding[:40]!r}, allowed: identity")
     etag = response.getheader("ETag") or ""
-    strong = etag if etag.startswith('"') and etag.endswith('"') and len(etag) < 200 else ""
+    strong = etag if STRONG_ETAG.match(etag) else ""
     if response.status == 200:
         return Answer(0, response.length, response.length, strong, True, read)
     start, stop, total = _range_of(response.getheader("Content-Range") or "", url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import TargetFile
 
-from edge_inspect.errors import NoSpace, SourceGone, StorageFailing, Untrusted
+from edge_inspect.errors import BadConfig, NoSpace, SourceGone, StorageFailing, Untrusted
 from edge_inspect.update import download as download_module
-from edge_inspect.update.download import ETAG_SUFFIX, Download
-from edge_inspect.update.transport import FetchLimits, Source, Throttle
+from edge_inspect.update.download import ETAG_SUFFIX, Download, Throttle
+from edge_inspect.update.transport import FetchLimits, Source
 from edge_inspect.update.trust import check_bytes
+from tests.certificates import Authority
 from tests.edge.update.boxes import source
 from tests.sim.tuf_repository import Fault, TufRepository, TufServer
 
@@ -240,6 +242,71 @@ def test_rate_is_kept_below_what_was_said(box: Box) -> None:
     began = time.monotonic()
     box.fetch(quick(rate_bytes_per_s=400_000))
     assert time.monotonic() - began > 0.45
+
+
+@pytest.fixture
+def tls_box(repository: TufRepository, tmp_path: Path) -> Iterator[tuple[Box, Path]]:
+    repository.files[NAME] = CONTENT
+    authority = Authority(tmp_path / "ca")
+    pair = authority.issue("models", hosts=("127.0.0.1",))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pair.cert, pair.key)
+    with TufServer(repository, tls=context) as server:
+        yield Box(server, tmp_path), authority.cert
+
+
+def secured(ca: Path | None) -> Source:
+    return Source(ca=ca, limits=quick().limits, stop=threading.Event())
+
+
+def test_https_counts_only_with_a_ca_that_we_trust(tls_box: tuple[Box, Path]) -> None:
+    box, ca = tls_box
+    with pytest.raises(SourceGone) as caught:
+        box.fetch(secured(None))
+    assert caught.value.code == "tls-untrusted"
+    assert box.server.requests == []
+    box.begin(150_000)
+    box.fetch(secured(ca))
+    assert box.part.read_bytes() == CONTENT
+    with pytest.raises(BadConfig):
+        Box(box.server, box.part.parent / "ca").fetch(secured(box.part))
+
+
+def test_https_breaks_like_any_other_line_and_leads_nowhere_else(tls_box: tuple[Box, Path]) -> None:
+    box, ca = tls_box
+    box.server.faults[NAME] = Fault(stall_after=60_000, times=1)
+    box.fetch(secured(ca))
+    assert box.part.read_bytes() == CONTENT
+    box.part.unlink()
+    box.server.faults[NAME] = Fault(redirect="http://127.0.0.1/" + NAME)
+    with pytest.raises(SourceGone) as caught:
+        box.fetch(secured(ca))
+    assert caught.value.code == "redirects"
+
+
+def test_https_to_a_server_that_speaks_plain_http_is_the_world(box: Box) -> None:
+    box.server.url = box.server.url.replace("http:", "https:")
+    with pytest.raises(SourceGone) as caught:
+        box.fetch()
+    assert caught.value.code in ("tls", "cut", "stalled")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a b", "http://[::1", "http://x:99999", "ftp://host", "http://", "http://\u2028"]
+)
+def test_url_that_is_none_is_the_world_and_no_crash(url: str, box: Box) -> None:
+    box.server.url = url
+    with pytest.raises(SourceGone) as caught:
+        box.fetch()
+    assert caught.value.code in ("bad-url", "not-http", "unreachable")
+
+
+def test_etag_file_that_rotted_is_left_out(box: Box) -> None:
+    box.begin(150_000)
+    box.part.with_name(box.part.name + ETAG_SUFFIX).write_bytes(b'"\xff\r\nX: y"')
+    box.fetch()
+    assert box.server.requests[0].if_range == ""
+    assert box.sent == 50_000
 
 
 def test_nobody_listening_is_the_world(box: Box) -> None:
