@@ -146,7 +146,7 @@ class Oracle:
             rows = [json.loads(payload) for (payload,) in db.execute("SELECT payload FROM report")]
         bad = 0
         for row in rows:
-            found = row["defects"][0] if row["defects"] else {"class_name": "", "confidence": -1.0}
+            found: dict[str, Any] = row["defects"][0] if row["defects"] else {"class_name": "", "confidence": -1.0}
             bad += not self.is_of(row["model"]["digest"], found["class_name"], found["confidence"])
         return len(rows), bad
 

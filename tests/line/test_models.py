@@ -264,7 +264,7 @@ def test_a_camera_with_a_model_of_its_own_keeps_it(build: Build, others: dict[st
         assert len(line._engines._engines) == 2
         line.models.swap(others["larger"])
         assert len(line._engines._engines) == 2
-    names = {"left": set(), "right": set()}
+    names: dict[str, set[str]] = {"left": set(), "right": set()}
     for judged, camera in zip(notes.judged_parts, notes.order, strict=True):
         assert judged.model is not None
         names[camera].add(judged.model.name)

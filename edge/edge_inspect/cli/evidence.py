@@ -76,6 +76,8 @@ def list_(
     for part in parts:
         record = part.record
         found = ", ".join(f"{mark.cls} {mark.confidence:.2f}" for mark in record.defects) or record.reason
+        if record.beside is not None:
+            found = f"{found}, but {record.beside.verdict} to {record.beside.model}"
         size_kb = sum(picture.bytes for picture in part.pictures) / 1e3
         typer.echo(
             f"{record.captured_utc:%Y-%m-%d %H:%M:%S}Z  {record.verdict:7} {record.id}  {found}  "
