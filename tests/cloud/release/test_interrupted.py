@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cloud_inspect.release.publish import publish
 from cloud_inspect.release.roles import Exchange, rotate
+from cloud_inspect.release.store import open_store
 from cloud_inspect.release.verify import StoreFetcher, verify
 from tests.cloud.release.plant import Plant, Reader
 
@@ -141,3 +145,34 @@ def test_signing_killed_at_steps_can_be_repeated(tmp_path: Path, monkeypatch: py
     assert step > 15
     plant.publish()
     assert plant.reader().version() == "1.0.0"
+
+
+def test_release_to_an_object_store_killed_between_writes_leaves_the_old_or_the_new_one(tmp_path: Path) -> None:
+    """The dead writer's lock stays there, and has to be broken."""
+    for step in range(1, 100, EVERY):
+        plant = Plant(tmp_path / str(step), f"memory://{uuid.uuid4().hex}")
+        plant.release("1.0.0")
+        plant.sign("1.1.0")
+        steps = Steps(tmp_path, step)
+        store, staged = open_store(plant.url), open_store(f"{plant.url}/staged")
+        for one in (store, staged):
+            for name in ("write", "copy_in", "remove"):
+                setattr(one, name, counted(steps, getattr(one, name)))
+        try:
+            publish(store, staged, plant.signers("online"), plant.now)
+            break
+        except Killed:
+            assert plant.reader("between").version() in ("1.0.0", "1.1.0")
+        for one in (plant.store, plant.staged):
+            one.break_lock()
+        repeat(plant)
+        assert plant.reader("after").version() == "1.1.0"
+    assert step > 8
+
+
+def counted(steps: Steps, call: Callable[..., None]) -> Callable[..., None]:
+    def take_then_call(*given: Any, **named: Any) -> None:
+        steps.take()
+        call(*given, **named)
+
+    return take_then_call
