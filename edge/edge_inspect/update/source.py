@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
+import structlog
+
 from edge_inspect.errors import BadModel, SourceGone, Untrusted
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.update.fetch import FetchSettings, fetch_once
@@ -24,6 +26,8 @@ from edge_inspect.update.offline import check_offline
 from edge_inspect.update.shelf import Shelf
 from edge_inspect.update.state import Candidate
 from edge_wire.release import Rollout
+
+log = structlog.get_logger()
 
 TIDY_WAIT_S = 2.0
 Stamp = tuple[int, int, int] | None
@@ -46,7 +50,7 @@ class Offers:
         """What is offered after a look; without a network, what is offered already."""
         is_new = self.news() or (not self._asks and self._is_unread())
         if is_new:
-            self._offered()
+            self._believe_or_ask()
         if self._asks:
             try:
                 self._ask(stop, progress)
@@ -60,6 +64,15 @@ class Offers:
             if self.news() or self._is_unread():
                 self._offered()
         return self._rollout
+
+    def _believe_or_ask(self) -> None:
+        """An old offer whose package has gone already is no reason not to look for a newer one."""
+        try:
+            self._offered()
+        except (BadModel, Untrusted) as err:
+            if not self._asks:
+                raise
+            log.info("update.old_offer", why=str(err))
 
     def _is_unread(self) -> bool:
         """There is an offer, and it did not verify."""
