@@ -36,7 +36,7 @@ from edge_inspect.capture.ring import Slot
 from edge_inspect.counts import Durations
 from edge_inspect.delivery.evidence_subject import Subject
 from edge_inspect.delivery.picture_pool import Pixels, shaped
-from edge_inspect.errors import BadModel, Ending
+from edge_inspect.errors import BadModel, Ending, Refusal
 from edge_inspect.inference.engine import Engine
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.lane import FittedModel, Judged, Lane
@@ -50,7 +50,7 @@ log = structlog.get_logger()
 
 BUFFERS = 4
 LOOK_EVERY_S = 0.25
-PAUSE_S = 0.002
+PAUSE_S = 0.01
 """How often to look whether the trigger that was waited for has its answer."""
 NICE = 19
 Decided = tuple[Verdict, Judged]
@@ -106,6 +106,8 @@ class _Beside:
         self.fitted: dict[str, FittedModel] = {}
         """By camera; replaced, never changed: the inspect thread reads it."""
         self.tally = Tally(role)
+        self.refused: set[str] = set()
+        """Cameras that came later and that it cannot be fitted to."""
         self.joined: set[str] = set()
         """Cameras of which it has seen a frame; the inspect thread's."""
 
@@ -271,13 +273,15 @@ class Shadow:
                 beside = _Beside(order.package, order.role)
                 try:
                     self._make_room(beside.fit(self._stations))
-                except BadModel:
+                except Refusal:
                     beside.close()
                     raise
                 beside.tally = Tally(order.role)
                 self._beside = beside
         except BadModel as err:
             order.error = err
+        except Refusal as err:  # the runtime was there for the model that judges: it has no room for another
+            order.error = BadModel("provider-missing", str(err))
         finally:
             order.done.set()
 
@@ -286,16 +290,24 @@ class Shadow:
         if beside is not None:
             self._last = self._report(beside)
             beside.close()
+        self._make_room(0)
 
     def _fit_new_cameras(self) -> None:
         """Whose pictures were not known when the shadow began."""
         beside = self._beside
-        if beside is not None and any(s.lane is not None and s.lane.name not in beside.fitted for s in self._stations):
+        if beside is None:
+            return
+        new = [s.lane.name for s in self._stations if s.lane is not None and s.lane.name not in beside.fitted]
+        if set(new) - beside.refused:
             self.beat_ns = None
-            self._make_room(beside.fit(self._stations))
+            try:
+                self._make_room(beside.fit(self._stations))
+            except Refusal as err:
+                beside.refused.update(new)
+                log.warning("model.not_beside", cameras=new, why=str(err))
 
     def _make_room(self, size_bytes: int) -> None:
-        """Buffers for frames so large; one that is in use grows when it comes back."""
+        """Buffers for frames so large, or none; one that is in use follows when it comes back."""
         self._size_bytes = size_bytes
         for _ in range(len(self._free)):
             self._give_back(self._free.popleft())
@@ -303,7 +315,7 @@ class Shadow:
     def _give_back(self, shown: _Shown) -> None:
         shown.lane, shown.looks = None, ()
         shown.decided.clear()
-        if shown.buffer.size < self._size_bytes:
+        if shown.buffer.size < self._size_bytes or not self._size_bytes:
             shown.buffer = np.ones(self._size_bytes, np.uint8)  # written to: its pages are there when a frame comes
         self._free.append(shown)
 

@@ -131,7 +131,8 @@ class Appliance:
             for camera in config.camera
         }  # fmt: skip
         self.shadow = Shadow(
-            list(self.stations.values()), line_waits=lambda: self.pipeline.line_waits, keep=self._keep_disagreement,
+            [station for station in self.stations.values() if station.follows],
+            line_waits=lambda: self.pipeline.line_waits, keep=self._keep_disagreement,
             share=config.update.shadow_share if config.update else SHADOW_SHARE,
         )  # fmt: skip
         self.models = LiveModels(
