@@ -69,6 +69,8 @@ class Plant:
             return self._acknowledge(message)
         if message.topic == self._topics.resync:
             self._want(message)
+        if message.topic == self._topics.desired and message.payload:
+            self._hint(message)
         return None
 
     def step(self, way: Way) -> None:
