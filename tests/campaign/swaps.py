@@ -195,6 +195,8 @@ class Campaign:
         self.swap_s: list[float] = []
         self.calm = self.swapping = (0.0, 0)
         """Longest gap and number of long ones, without swaps and with them."""
+        self.exchange_ns: list[int] = []
+        """What the inspect thread itself spent on each swap, between two frames."""
         self.samples: list[tuple[int, float]] = []
         """Swaps and bytes."""
         self.before: dict[str, float] = {}
@@ -203,6 +205,15 @@ class Campaign:
     def run(self) -> dict[str, Any]:
         appliance = Appliance(self.config, cameras={"still": self.camera}, tell=self.oracle.tell)
         stop, errors = threading.Event(), []
+        exchange = appliance.pipeline._exchange_models
+
+        def timed() -> None:
+            if appliance.pipeline._exchange is not None:
+                began_ns = time.perf_counter_ns()
+                exchange()
+                self.exchange_ns.append(time.perf_counter_ns() - began_ns)
+
+        appliance.pipeline._exchange_models = timed  # type: ignore[method-assign]
 
         def swaps() -> None:
             try:
@@ -257,6 +268,7 @@ class Campaign:
         period_ns = 1e9 / options.fps
         gap, calm_gap = self.swapping[0] / period_ns, self.calm[0] / period_ns
         swap_ms = sorted(seconds * 1e3 for seconds in self.swap_s)
+        exchange_ms = sorted(ns / 1e6 for ns in self.exchange_ns)
         growth = {name: self.after[name] - self.before[name] for name in self.before}
         growth["rss_bytes"] = round(slope(self.samples) * options.swaps)
         failed = {
@@ -278,6 +290,7 @@ class Campaign:
                 "frames": options.calm, "longest_gap_periods": round(calm_gap, 2), "long_gaps": self.calm[1],
             },
             "swap_ms": {"median": round(swap_ms[swaps // 2], 1), "max": round(swap_ms[-1], 1)},
+            "exchange_ms": {"median": round(exchange_ms[swaps // 2], 3), "max": round(exchange_ms[-1], 3)},
             "growth": growth, "rss_bytes": self.after["rss_bytes"],
             "failed": failed, "failures": sum(failed.values()), "bound": 3 / swaps,
         }  # fmt: skip
