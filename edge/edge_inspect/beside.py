@@ -2,7 +2,7 @@
 
 1. The inspect thread, after it has told a part, copies the frame into a buffer if one stands free, and never waits; if
    none does, the part is left out and counted. Nothing of a frame's size is allocated per frame.
-2. The model runs on one thread of lowest priority, for at most `share` of the time, and not while a trigger waits for
+2. The model runs on one thread of low priority, for at most `share` of the time, and not while a trigger waits for
    its answer.
 3. It sees all looks of a part or none, through a decoder and a judge of its own, and what it says is told to nobody:
    it is compared, counted, and where the two disagree the frame is kept as evidence.
@@ -52,7 +52,9 @@ BUFFERS = 4
 LOOK_EVERY_S = 0.25
 PAUSE_S = 0.01
 """How often to look whether the trigger that was waited for has its answer."""
-NICE = 19
+NICE = 10
+"""A tenth of a core where the inspection wants all of it. Not the lowest: while this thread holds the interpreter's lock
+it must get on, or on a box whose cores are all busy the inspection would wait for it."""
 Decided = tuple[Verdict, Judged]
 
 

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from edge_inspect.beside import NICE
 from edge_inspect.capture.sim import SimCamera
 from edge_inspect.cli.bench_side import percentiles
 from edge_inspect.cli.log import configure_log
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--stretch-s", type=float, default=5.0)
     parser.add_argument("--share", type=float, default=0.3)
-    parser.add_argument("--nice", type=int, default=19)
+    parser.add_argument("--nice", type=int, default=NICE)
     parser.add_argument("--fps", type=float, default=25.0)
     parser.add_argument("--mode", choices=("frame", "barrier"), default="frame")
     parser.add_argument("--size", default="640x360")
