@@ -101,8 +101,9 @@ class TufRepository:
     def rotate(self, role: str, delegator: str = Root.type) -> list[Signer]:
         """New key for a role; the old signers."""
         old = self.signers.pop(role)
-        for signer in old:
-            self.signed(delegator).revoke_key(signer.public_key.keyid, role)
+        keys = self.signed(delegator).get_delegated_role(role).keyids
+        for key in list(keys):
+            self.signed(delegator).revoke_key(key, role)
         self.add_key(role, delegator)
         return old
 
