@@ -53,8 +53,8 @@ LOOK_EVERY_S = 0.25
 PAUSE_S = 0.01
 """How often to look whether the trigger that was waited for has its answer."""
 NICE = 10
-"""A tenth of a core where the inspection wants all of it. Not the lowest: while this thread holds the interpreter's lock
-it must get on, or on a box whose cores are all busy the inspection would wait for it."""
+"""A tenth of a core where the inspection wants all of it. Not the lowest: while this thread holds the interpreter's
+lock it must get on, or on a box whose cores are all busy the inspection would wait for it."""
 Decided = tuple[Verdict, Judged]
 
 
