@@ -5,7 +5,7 @@ What stands in no table here is refused by the reader; what is a `remark` is ski
 
 from __future__ import annotations
 
-from edge_wire.onnx_wire import BYTES, FIXED32, FIXED64, INT, Slot, Table, remark, text
+from edge_wire.onnx_wire import BYTES, FIXED32, FIXED64, INT, MOST_TEXT_BYTES, Slot, Table, entries, remark, text
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 DTYPES = {
@@ -25,7 +25,7 @@ MODEL_IR, MODEL_GRAPH, MODEL_OPSET, MODEL_TRAINING, MODEL_FUNCTIONS = 1, 7, 8, 2
 OPSET_DOMAIN, OPSET_VERSION = 1, 2
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT, GRAPH_VALUE, GRAPH_SPARSE = 1, 5, 11, 12, 13, 15
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OPERATOR, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
-ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_INTS = 1, 3, 5, 6, 8
+ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_FLOATS, ATTRIBUTE_INTS = 1, 3, 5, 6, 7, 8
 ATTRIBUTE_GRAPHS, ATTRIBUTE_TYPE, ATTRIBUTE_REFERENCE, ATTRIBUTE_SPARSE, ATTRIBUTE_SPARSES = 11, 20, 21, 22, 23
 TENSOR_DIMS, TENSOR_DTYPE, TENSOR_NAME, TENSOR_RAW, TENSOR_EXTERNAL, TENSOR_LOCATION = 1, 2, 8, 9, 13, 14
 VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_TYPE_ELEMENT, TENSOR_TYPE_SHAPE = 1, 2, 1, 1, 2
@@ -40,7 +40,7 @@ MODEL: Table = {
     6: remark("description"),
     MODEL_GRAPH: Slot("graph", BYTES),
     MODEL_OPSET: Slot("opset", BYTES, many=True),
-    14: remark("metadata", many=True),
+    14: entries("metadata"),
     MODEL_TRAINING: Slot("training", BYTES, many=True),
     MODEL_FUNCTIONS: Slot("functions", BYTES, many=True),
 }
@@ -53,9 +53,9 @@ GRAPH: Table = {
     GRAPH_INPUT: Slot("input", BYTES, many=True),
     GRAPH_OUTPUT: Slot("output", BYTES, many=True),
     GRAPH_VALUE: Slot("value", BYTES, many=True),
-    14: remark("quantisation remark", many=True),
+    14: Slot("quantisation", BYTES, many=True, most=MOST_TEXT_BYTES, inner={1: text(), 2: entries("parameters")}),
     GRAPH_SPARSE: Slot("sparse weights", BYTES, many=True),
-    16: remark("metadata", many=True),
+    16: entries("metadata"),
 }
 NODE: Table = {
     NODE_INPUT: text("input", many=True),
@@ -65,7 +65,7 @@ NODE: Table = {
     NODE_ATTRIBUTE: Slot("attribute", BYTES, many=True),
     6: remark("description"),
     NODE_DOMAIN: text("domain"),
-    9: remark("metadata", many=True),
+    9: entries("metadata"),
 }
 ATTRIBUTE: Table = {
     ATTRIBUTE_NAME: text(),
@@ -74,7 +74,7 @@ ATTRIBUTE: Table = {
     4: remark("text"),
     ATTRIBUTE_TENSOR: Slot("tensor", BYTES),
     ATTRIBUTE_GRAPH: Slot("graph", BYTES),
-    7: Slot("numbers", FIXED32, BYTES, many=True),
+    ATTRIBUTE_FLOATS: Slot("numbers", FIXED32, BYTES, many=True),
     ATTRIBUTE_INTS: Slot("integers", INT, BYTES, many=True, most=10 * 1024),
     9: remark("texts", many=True),
     ATTRIBUTE_GRAPHS: Slot("graphs", BYTES, many=True),
@@ -99,7 +99,7 @@ TENSOR: Table = {
     12: remark("description"),
     TENSOR_EXTERNAL: Slot("external data", BYTES, many=True),
     TENSOR_LOCATION: Slot("location", INT),
-    16: remark("metadata", many=True),
+    16: entries("metadata"),
 }
 FIXED_NUMBERS = {4: 4, 10: 8}
 NUMBERS_OF_DTYPE = {
@@ -110,7 +110,7 @@ VALUE: Table = {
     VALUE_NAME: text(),
     VALUE_TYPE: Slot("type", BYTES),
     3: remark("description"),
-    4: remark("metadata", many=True),
+    4: entries("metadata"),
 }
 TYPE: Table = {TYPE_TENSOR: Slot("tensor type", BYTES), 6: text("denotation")}
 TENSOR_TYPE: Table = {TENSOR_TYPE_ELEMENT: Slot("element", INT), TENSOR_TYPE_SHAPE: Slot("shape", BYTES)}

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from edge_wire.onnx_fields import (
     ATTRIBUTE,
+    ATTRIBUTE_FLOATS,
     ATTRIBUTE_GRAPH,
     ATTRIBUTE_GRAPHS,
     ATTRIBUTE_INT,
@@ -235,6 +236,8 @@ class _Reader:
                 weights = self._weights(inside(value))
             elif number in (ATTRIBUTE_INT, ATTRIBUTE_INTS):
                 integers += self._integers(value)
+            elif number == ATTRIBUTE_FLOATS and len(inside(value)) % 4:
+                raise BadOnnx("onnx-not-readable", "not an ONNX model: it ends in the middle of a number")
             if number not in (ATTRIBUTE_NAME, ATTRIBUTE_TYPE, 13):
                 fields.add(number)
         wanted = FIELD_OF_TYPE.get(kind)
@@ -321,6 +324,8 @@ def _count(number: int, value: Value) -> int:
         return len(value) // FIXED_NUMBERS[number] if len(value) % FIXED_NUMBERS[number] == 0 else -(1 << 40)
     if len(value) > 10 * MOST_WEIGHTS_IN_NUMBERS:
         raise BadOnnx("onnx-weights-size", f"more than {MOST_WEIGHTS_IN_NUMBERS} weights written as single numbers")
+    if len(value) and value[-1] & 0x80:
+        raise BadOnnx("onnx-not-readable", "not an ONNX model: weights that end in the middle of a number")
     return len(bytes(value).translate(None, _ALL_BUT_LAST_BYTES))
 
 

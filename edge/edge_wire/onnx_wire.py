@@ -36,12 +36,17 @@ class BadOnnx(Exception):
 
 
 class Slot:
-    """One field of a message's table: its wire types, whether it may stand more than once, its greatest length."""
+    """One field of a message's table: its wire types, whether it may stand more than once, its greatest length.
 
-    __slots__ = ("kinds", "many", "most", "name")
+    inner: of a message that nobody here reads, so that whoever does finds it whole.
+    """
 
-    def __init__(self, name: str, *kinds: int, many: bool = False, most: int = 1 << 62) -> None:
-        self.name, self.kinds, self.many, self.most = name, kinds, many, most
+    __slots__ = ("inner", "kinds", "many", "most", "name")
+
+    def __init__(
+        self, name: str, *kinds: int, many: bool = False, most: int = 1 << 62, inner: Table | None = None
+    ) -> None:
+        self.name, self.kinds, self.many, self.most, self.inner = name, kinds, many, most, inner
 
 
 Table = Mapping[int, Slot]
@@ -76,6 +81,9 @@ class Budget:
                 seen |= 1 << number
             if kind == BYTES and len(value) > slot.most:  # type: ignore[arg-type]
                 raise BadOnnx("onnx-text-too-long", f"{what}: {slot.name} is longer than {slot.most} bytes")
+            if slot.inner is not None:
+                for _ in self.read(inside(value), slot.inner, slot.name):
+                    pass
             yield number, value
 
 
@@ -85,8 +93,13 @@ def text(name: str = "name", *, many: bool = False) -> Slot:
 
 
 def remark(name: str, *, many: bool = False) -> Slot:
-    """Something that is skipped, but must not be endless."""
+    """A text that is skipped, but must not be endless."""
     return Slot(name, BYTES, many=many, most=MOST_TEXT_BYTES)
+
+
+def entries(name: str) -> Slot:
+    """Pairs of texts that are skipped."""
+    return Slot(name, BYTES, many=True, most=MOST_TEXT_BYTES, inner={1: remark("key"), 2: remark("value")})
 
 
 def encoded_fields(content: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
