@@ -39,6 +39,8 @@ from edge_wire.updates import ModelUpdate
 HINT_NAME = "hint"
 """edge-inspect-fetch looks at its time stamp."""
 MOST_DETAIL = 200
+COMMAND_S = 5.0
+"""A command that has the state open is done sooner than this."""
 
 
 def open_updates(config: Config) -> Updates | None:
@@ -49,7 +51,7 @@ def open_updates(config: Config) -> Updates | None:
 def open_store(config: Config) -> Store:
     """The state, the history and the lock. Raises InUse, StorageFailing, BadModel for a factory model that is not."""
     factory = find_model(config.model.dir or DEFAULT_MODEL)
-    return Store.open(config.state_dir / FOLDER, config.models_dir, factory)
+    return Store.open(config.state_dir / FOLDER, config.models_dir, factory, wait_s=COMMAND_S)
 
 
 class Updates:

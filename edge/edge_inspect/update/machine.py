@@ -34,6 +34,9 @@ from edge_inspect.update.state import (
 )
 from edge_wire.release import Rollout
 
+_ASKING = {Stage.IDLE, Stage.FETCH}
+"""Looking now and then whether there is something is no change that anybody needs to hear of."""
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -121,7 +124,7 @@ def advance(state: State, result: Result, now: datetime) -> State:
         result = Result(Outcome.NOTHING if state.stage is Stage.REVERT else Outcome.REFUSED, "no-end", "too many steps")
     stage = NEXT[state.stage][result.outcome]
     changed: dict[str, Any] = {"stage": stage}
-    if stage is not state.stage:
+    if not {stage, state.stage} <= _ASKING and stage is not state.stage:
         changed["since"] = now
     candidate = result.candidate or state.candidate
     if candidate is not None and result.shadowed is not None:

@@ -94,6 +94,9 @@ class Desk:
     def __init__(self, folder: Path, *, utc_s: Callable[[], float] = time.time) -> None:
         self._folder = folder
         self._utc_s = utc_s
+        with contextlib.suppress(StorageFailing):  # made by the daemon's own user, who may then remove what root asked
+            make_folder(folder / REQUESTS)
+            make_folder(folder / ANSWERS)
 
     def next(self) -> tuple[str, Request] | None:
         """The oldest request that makes sense; it is gone from the folder then, and must be answered."""

@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -80,10 +81,19 @@ class Store:
         self._now = now
 
     @classmethod
-    def open(cls, folder: Path, models_dir: Path, factory: Path, *, now: Callable[[], datetime] = utc_now) -> Store:
-        """Raises InUse, StorageFailing (not for what merely cannot be written)."""
+    def open(
+        cls,
+        folder: Path,
+        models_dir: Path,
+        factory: Path,
+        *,
+        wait_s: float = 0.0,
+        now: Callable[[], datetime] = utc_now,
+    ) -> Store:
+        """wait_s: how long to wait for another process to be done. Raises InUse, StorageFailing (not for what merely
+        cannot be written)."""
         make_folder(folder)
-        lock = _locked(folder / LOCK_NAME)
+        lock = _locked(folder / LOCK_NAME, time.monotonic() + wait_s)
         try:
             with contextlib.suppress(StorageFailing):
                 sweep(folder)
@@ -221,15 +231,18 @@ def look(folder: Path) -> tuple[State | None, Checked]:
     return state, read_history(folder / HISTORY_NAME, state.history if state else None)
 
 
-def _locked(path: Path) -> int:
+def _locked(path: Path, until_s: float) -> int:
     with translated(path):
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as err:
-        os.close(lock)
-        raise InUse(f"{path}: another process has it: a daemon that runs, or another command") from err
-    return lock
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except OSError as err:
+            if time.monotonic() >= until_s:
+                os.close(lock)
+                raise InUse(f"{path}: another process has it: a daemon that runs, or another command") from err
+        time.sleep(0.05)
 
 
 def _read_or_put_aside(folder: Path, now: datetime) -> tuple[State, str]:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 
@@ -34,6 +35,8 @@ log = structlog.get_logger()
 
 WAIT_FOR_DISK_S = 5.0
 MOST_TRIES_HOME = 5
+PROGRESS_EVERY_S = 5.0
+"""So often, at most, the progress that others are shown changes."""
 
 
 class Updater:
@@ -62,6 +65,7 @@ class Updater:
             store, source, probe, live, box=box, looks=self._looks, pulse=self.pulse, now=now, look_s=look_s
         )
         self._machine = Machine(store, self._acts.table(), now=now)
+        self._shown: tuple[Stage, float | None, float] = (Stage.IDLE, None, 0.0)
         self._tries_home = 0
         self._trouble: tuple[str, str] | None = None
 
@@ -77,7 +81,8 @@ class Updater:
 
     def block(self) -> ModelUpdate:
         """For the device's state."""
-        state, last, progress = self._store.state, self._store.state.last_refusal, self.pulse.progress
+        state, last = self._store.state, self._store.state.last_refusal
+        progress = self._progress(state.stage)
         # asking whether there is something new is no stage that anybody needs to hear of
         asking = state.stage is Stage.FETCH and not progress
         return ModelUpdate(
@@ -90,6 +95,14 @@ class Updater:
             refused=RefusedModel(digest=last.digest, code=last.code, at=last.at) if last and last.digest else None,
             sequence=max((floor.sequence for floor in state.floors.values()), default=0),
         )
+
+    def _progress(self, stage: Stage) -> float | None:
+        """What was shown last, unless that is long ago or the stage is another."""
+        shown_stage, shown, at_s = self._shown
+        if stage is not shown_stage or time.monotonic() - at_s >= PROGRESS_EVERY_S:
+            shown = self.pulse.progress
+            self._shown = (stage, shown, time.monotonic())
+        return shown
 
     def alarms(self) -> list[tuple[str, str]]:
         """(code, detail) of what works worse than it should."""
