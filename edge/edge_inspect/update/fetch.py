@@ -146,7 +146,7 @@ class _Look:
         if not rollout.concerns(settings.site, settings.line, settings.device):
             log.info("a rollout for others", model=rollout.model.digest, sequence=rollout.sequence)
             return None
-        self._insist_on_newer(rollout, known, last)
+        _insist_on_newer(rollout, content, known, last)
         if rollout.sequence == known.sequence and known.settled:
             return None
         again = rollout.action == "rollback"  # goes back by name to what was refused here before
@@ -172,13 +172,6 @@ class _Look:
         except Untrusted as err:
             log.warning("the last offer cannot be read, it is made anew", why=str(err))
             return None
-
-    def _insist_on_newer(self, rollout: Rollout, known: Known, last: Offer | None) -> None:
-        seen = max(known.sequence, last.rollout.sequence if last else 0)
-        if rollout.sequence < seen:
-            raise Untrusted(
-                "rollout-older", f"{rollout.product}/{rollout.channel}: sequence {rollout.sequence}, {seen} was seen"
-            )
 
     def _package(self, rollout: Rollout, known: Known, rollout_key: str) -> Path:
         """Fetch what is missing and put it together."""
@@ -226,6 +219,15 @@ class _Look:
         packages = {digest.removeprefix("sha256:") for digest in known.in_use | digests}
         if gone := self._shelf.discard(packages=packages, keys=keys):
             log.info("removed what nothing needs any more", files=len(gone))
+
+
+def _insist_on_newer(rollout: Rollout, content: bytes, known: Known, last: Offer | None) -> None:
+    """Raises Untrusted: `rollout-older`, `rollout-changed`."""
+    where, seen = f"{rollout.product}/{rollout.channel}", max(known.sequence, last.rollout.sequence if last else 0)
+    if rollout.sequence < seen:
+        raise Untrusted("rollout-older", f"{where}: sequence {rollout.sequence}, {seen} was seen")
+    if last and rollout.sequence == last.rollout.sequence and content != last.content:
+        raise Untrusted("rollout-changed", f"{where}: sequence {seen} was offered already, with another content")
 
 
 def _check(folder: Path, digest: str) -> None:

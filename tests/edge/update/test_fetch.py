@@ -119,6 +119,20 @@ def test_older_rollout_is_refused_whoever_signed_it(
     assert not [request for request in server.requests if "1.1.0" in request.path]
 
 
+def test_rollout_that_changed_under_its_sequence_is_refused(
+    settings: FetchSettings, server: TufServer, packages: dict[str, Path]
+) -> None:
+    first = fetch(settings)
+    assert first is not None
+    server.repository.release(packages["1.1.0"], sequence=5)
+    with pytest.raises(Untrusted) as caught:
+        fetch(settings)
+    assert caught.value.code == "rollout-changed"
+    assert check(settings) == first.rollout.model.digest
+    server.repository.release(packages["1.1.0"], sequence=6)
+    assert fetch(settings) is not None
+
+
 @pytest.mark.parametrize(("known", "offered"), [(5, False), (4, True)])
 def test_rollout_that_is_settled_need_not_come_again(known: int, offered: bool, settings: FetchSettings) -> None:
     found = fetch(replace(settings, known=lambda: Known(sequence=known, settled=True)))
