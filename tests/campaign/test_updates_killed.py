@@ -10,5 +10,5 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def test_a_kill_at_any_system_call_of_an_update_costs_nothing() -> None:
-    last = commands.run("updates_killed", "--every", "801")
-    assert last["failures"] == 0 and last["n"] >= 6
+    last = commands.run("updates_killed", "--every", "1301")
+    assert last["failures"] == 0 and last["n"] >= 4

@@ -141,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
         tempfile.TemporaryDirectory(prefix="updates-ledger-") as elsewhere,
     ):
         root = Path(place)
-        world = World.make(root / "world", RELEASES)
+        world = World.make(root / "world", min(RELEASES, 10 + 6 * options.cuts))
         while number < options.cuts:
             count = min(CUTS_PER_DISK, options.cuts - number)
             for wrong, took_s in cuts_on_one_disk(root, Path(elsewhere), world, rng, count, options.without_fsync):
