@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,6 +37,8 @@ from edge_wire.release import Rollout
 
 _ASKING = {Stage.IDLE, Stage.FETCH}
 """Looking now and then whether there is something is no change that anybody needs to hear of."""
+_PACKAGE = re.compile(r"\S*/packages/([0-9a-f]{12})[0-9a-f]{52}")
+"""A folder's whole name would leave no room in the line for what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,4 +254,5 @@ def lost_its_model(state: State, code: str, why: str, now: datetime) -> State:
 
 def _line(text: str) -> str:
     clean = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    clean = _PACKAGE.sub(r"\1", clean)
     return clean if len(clean) <= 200 else clean[:197] + "..."

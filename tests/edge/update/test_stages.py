@@ -9,7 +9,7 @@ import pytest
 
 from edge_inspect.errors import BadModel, NoSpace, SourceGone, StorageFailing, Untrusted
 from edge_inspect.update.acts import LIMITS_S
-from edge_inspect.update.machine import Result, advance, after_restart, ended_well
+from edge_inspect.update.machine import Result, advance, after_restart, ended_well, result_of
 from edge_inspect.update.shadow import ShadowReport
 from edge_inspect.update.stages import AFTER_POWER_CUT, MOST_SAVES, NEXT, TRYING, Outcome, Stage
 from edge_inspect.update.state import Candidate, State
@@ -242,3 +242,9 @@ def test_the_heart_says_how_long_a_call_may_take(box: Box) -> None:
         updater.step()
     assert set(seen) == {S.FETCH, S.VERIFY, S.PROBE, S.SHADOW, S.TRIAL, S.KEEP}
     assert all(0 < ahead_s <= LIMITS_S[stage] for stage, ahead_s in seen.items())
+
+
+def test_a_refusal_says_what_is_wrong_and_not_where_on_this_disk() -> None:
+    folder = f"/var/lib/edge-inspect/models/packages/{'0123456789abcdef' * 4}"
+    said = result_of(BadModel("golden-of-active", f"{folder}: 1.0.0/golden/plate.png is judged wrongly"))
+    assert said.why == "0123456789ab: 1.0.0/golden/plate.png is judged wrongly [golden-of-active]"
