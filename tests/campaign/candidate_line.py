@@ -36,7 +36,7 @@ from tests.campaign.bad_models import DIM, SCRATCH
 from tests.sim.tuf_repository import PRODUCT, TufRepository, TufServer
 
 MODEL = "metal-plate/1.0.0"
-WAIT_S = 900.0
+WAIT_S = 2400.0
 STAGES = ("fetch", "verify", "probe", "shadow", "trial")
 
 

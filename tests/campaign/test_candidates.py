@@ -1,0 +1,15 @@
+"""The campaign of candidates in small: one that shows itself only on the line goes back, a retrained one stays."""
+
+from __future__ import annotations
+
+from tests.campaign.commands import run
+
+SHORT = ("--shadow-parts", "6", "--trial-parts", "6", "--trial-least-s", "0", "--px-per-frame", "80")
+
+
+def test_a_model_that_fails_on_the_line_goes_back_and_a_retrained_one_is_kept() -> None:
+    result = run("candidates", "--bad", "nan-when-dim", *SHORT)
+    assert result["bad"] == result["good"] == 1, result
+    assert result["caught_by_code"] == {"trial-non-finite": 1}
+    assert not result["kept_bad"] and not result["refused_good"], result
+    assert set(result["unknown_parts"]) == {"non-finite"}
