@@ -32,7 +32,10 @@ from edge_inspect.update.probe_child import GPU, lacks_memory
 
 CHILD = (sys.executable, "-I", "-B", "-m", "edge_inspect.update.probe_child")
 SERVICE = Path("/run/edge-inspect-probe/socket")
-LOOK_S = 0.1
+LOOK_S = 0.05
+LEFT_TO_GROUP_BYTES = 384 << 20
+"""Of the memory that systemd gives our service the probe leaves so much: beyond it the kernel would end us as well."""
+LEAST_ADDRESSES_BYTES = 1 << 30
 RUNTIME_BYTES = 512 << 20
 """What Python and a runtime take before there is a model; the limit on addresses counts from there exactly."""
 ANSWER_BYTES = 1 << 20
@@ -74,7 +77,10 @@ def probe(
 
 def run_child(request: Request, limits: ProbeLimits, command: Sequence[str] = CHILD) -> dict[str, Any]:
     """The child's answer, or one in its place when it could give none; never raises for what the child does."""
-    asked = {"request": as_facts(request), "seconds": limits.seconds, "address_space_bytes": limits.memory_bytes}
+    room = room_in_group_bytes()
+    addresses = min(limits.memory_bytes, max(room - RUNTIME_BYTES, LEAST_ADDRESSES_BYTES))
+    resident = min(RUNTIME_BYTES + limits.memory_bytes, max(room, LEFT_TO_GROUP_BYTES))
+    asked = {"request": as_facts(request), "seconds": limits.seconds, "address_space_bytes": addresses}
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -90,7 +96,7 @@ def run_child(request: Request, limits: ProbeLimits, command: Sequence[str] = CH
             assert child.stdin is not None
             with contextlib.suppress(BrokenPipeError), child.stdin:
                 child.stdin.write(json.dumps(asked).encode() + b"\n")
-            verdict = _watch(child, heard, limits)
+            verdict = _watch(child, heard, limits.seconds, resident)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
@@ -154,18 +160,34 @@ def _ask_service(service: Path, request: Request, limits: ProbeLimits) -> dict[s
     return _parsed(line) or _refused("probe-crash", f"{service}: the probe ended without an answer")
 
 
-def _watch(child: subprocess.Popen[bytes], heard: _Heard, limits: ProbeLimits) -> dict[str, Any] | None:
+def _watch(child: subprocess.Popen[bytes], heard: _Heard, seconds: float, resident_bytes: int) -> dict[str, Any] | None:
     """Until it ends by itself (None), or the answer for what it does not stop doing."""
-    deadline = time.monotonic() + limits.seconds
+    deadline = time.monotonic() + seconds
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(LOOK_S)
             return None
         heard.drain()
-        if _resident_bytes(child.pid) > RUNTIME_BYTES + limits.memory_bytes:
-            return _refused("probe-memory", f"more than {limits.memory_bytes >> 20} MiB of memory")
+        if _resident_bytes(child.pid) > resident_bytes:
+            return _refused("probe-memory", f"more than {resident_bytes >> 20} MiB of memory in all")
         if time.monotonic() > deadline:
-            return _refused("probe-hang", f"no answer within {limits.seconds:g} s")
+            return _refused("probe-hang", f"no answer within {seconds:g} s")
+
+
+def room_in_group_bytes(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """What our control group (version 2) may still take, less what is left to it; endless where nothing limits it."""
+    room = 1 << 62
+    try:
+        group = root / own.read_text().strip().rpartition("::/")[2]
+        for folder in (group, *group.parents):
+            if folder == root or not folder.is_relative_to(root):
+                break
+            most = (folder / "memory.max").read_text().strip()
+            if most != "max":
+                room = min(room, int(most) - int((folder / "memory.current").read_text()) - LEFT_TO_GROUP_BYTES)
+    except (OSError, ValueError):
+        return room
+    return room
 
 
 def answer_of(returncode: int, said: bytes, complained: str) -> dict[str, Any]:

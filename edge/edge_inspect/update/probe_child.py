@@ -92,7 +92,15 @@ def _code(err: BadModel) -> str:
 
 def lacks_memory(text: str) -> bool:
     """A runtime that gets no memory says so in its own words."""
-    words = ("bad_alloc", "memoryerror", "allocate memory", "out of memory", "failed to allocate", "bad allocation")
+    words = (
+        "bad_alloc",
+        "memoryerror",
+        "allocate memory",
+        "out of memory",
+        "failed to allocate",
+        "can't alloc",
+        "bad allocation",
+    )
     return any(word in text.lower() for word in words)
 
 

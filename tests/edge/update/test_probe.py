@@ -16,7 +16,7 @@ import pytest
 from edge_inspect.cli.probe import run_command
 from edge_inspect.errors import BadModel
 from edge_inspect.update.examine import Probed, Request
-from edge_inspect.update.probe import ProbeLimits, answer_of, probe
+from edge_inspect.update.probe import ProbeLimits, answer_of, probe, room_in_group_bytes
 from tests.edge.update import packages
 from tests.edge.update.packages import package
 
@@ -128,7 +128,20 @@ def test_resident_memory_is_watched_from_outside_too(candidate: Path, monkeypatc
 
     monkeypatch.setattr("edge_inspect.update.probe.json.dumps", much_address_space)
     refused = faulty(candidate, "resident-hog", limits=limits)
-    assert refused.code == "probe-memory" and "400 MiB" in str(refused)
+    assert refused.code == "probe-memory" and "of memory in all" in str(refused)
+
+
+def test_it_takes_no_more_than_systemd_gives_the_daemon(tmp_path: Path) -> None:
+    """The kernel would end the daemon too (OOMPolicy=stop)."""
+    service = tmp_path / "system.slice" / "edge-inspect.service"
+    service.mkdir(parents=True)
+    own = tmp_path / "own"
+    own.write_text("0::/system.slice/edge-inspect.service\n")
+    assert room_in_group_bytes(tmp_path, own) == 1 << 62
+    (service / "memory.max").write_text(f"{2 << 30}\n")
+    (service / "memory.current").write_text(f"{512 << 20}\n")
+    (service.parent / "memory.max").write_text("max\n")
+    assert room_in_group_bytes(tmp_path, own) == (2 << 30) - (512 << 20) - (384 << 20)
 
 
 def test_model_that_grows_to_gigabytes_at_load_is_refused(tmp_path: Path) -> None:
