@@ -24,8 +24,9 @@ from edge_wire.release import ShadowLimits, TrialLimits
 NON_FINITE_IN_A_ROW = 3
 MODELS_FAULT = frozenset({"non-finite", "no-such-class", "deadline", "overrun", "model-swap", "known-answer"})
 """Reasons of UNKNOWN that a model may be the cause of: it computes nonsense, or it is slow."""
-LEAST_BESIDE = 0.1
-"""Of the parts wanted, so many must have been judged by both models, too."""
+LEAST_BESIDE = 0.4
+"""Of the parts wanted, so many must have been judged by both models, too: as many as a shadow compares, or a candidate
+that only now passes bad parts is kept unseen where few are bad (tests/campaign/candidates.py, `blind-when-dim`)."""
 WAITS_FOR_BESIDE = 10
 """So many times the parts and the seconds that are wanted, if the model before hardly comes to judge any."""
 
