@@ -134,6 +134,32 @@ def test_a_release_goes_through_its_stages_and_a_person_takes_it_back(
     assert state.refusal_of(rollout.model.digest) is not None and state.floors[f"{PRODUCT}/stable"].settled
 
 
+def test_a_trial_goes_on_after_a_stop_in_good_order_and_ends_when_a_person_says_so(
+    config: Config, repository: TufRepository, tmp_path: Path, tiny_model: Path
+) -> None:
+    limits = {**LIMITS, "trial": {"parts": 1_000_000}}
+    rollout = repository.release(package(tmp_path, "1.1.0"), **limits)
+    folder = config.state_dir / "update"
+
+    def stage() -> str:
+        state = look(folder)[0]
+        return state.stage.value if state else ""
+
+    with Running(config) as running:
+        running.hint(rollout)
+        until(lambda: stage() == "trial" and len(entries(config)) == 2, "on trial")
+    state = look(folder)[0]
+    assert state is not None and (state.stage.value, state.starts) == ("trial", 0)  # nothing to be blamed for
+    with Running(config) as running:
+        update = running.appliance.state().update
+        assert update is not None and update.active == rollout.model.digest
+        until(lambda: running.appliance.models.trial_report().beside.parts > 0, "its predecessor beside it")
+        answer = wait_for(folder, ask(folder, Request(kind="rollback", by="anna")), PATIENCE_S)
+        assert answer is not None and answer.ok, answer
+        assert running.appliance.models.active() == ModelPackage.load(tiny_model).digest
+    assert entries(config)[-1].code == "rolled-back"
+
+
 def test_a_model_that_does_not_know_the_defect_never_gets_to_the_line(
     config: Config, repository: TufRepository, tmp_path: Path, tiny_model: Path
 ) -> None:

@@ -139,6 +139,7 @@ class Updater:
             self._say(before.stage, "storage-failing", str(err))
             self.pulse.rest(self._wait_for_disk_s)
             return Result(Outcome.LATER, "storage-failing", str(err))
+        self.pulse.progress = None
         after = self._store.state
         if after.stage is not before.stage and Stage.FETCH not in (before.stage, after.stage):
             _tell(before, after, result)

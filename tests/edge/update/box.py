@@ -136,6 +136,7 @@ class Box:
         self.probe: Callable[[ModelPackage, ModelPackage], object] = lambda package, active: None
         self.store: Store | None = None
         self.live: FakeLive | None = None
+        self.updater: Updater | None = None
         self.starts = 0
 
     def deliver(self, name: str, folder: Path) -> None:
@@ -175,10 +176,11 @@ class Box:
         _record(store, self.chain)
         package = store.begin()
         self.live = FakeLive(self, package.digest, shadow=self.shadow, trial=self.trial)
-        return Updater(
+        self.updater = Updater(
             store, self.source, self._ask_probe, self.live, box=NAMES, looks=Looks(600.0, first_s=0.0), look_s=0.0,
             wait_for_disk_s=0.0, now=self.tick,
         )  # fmt: skip
+        return self.updater
 
     def end(self) -> None:
         if self.store is not None:
