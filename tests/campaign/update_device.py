@@ -49,6 +49,9 @@ class Line:
 
     judging: str
 
+    def answered(self) -> bool:
+        return any((self.root / FOLDER).glob("answers/*.json"))
+
     def active(self) -> str:
         return self.judging
 
@@ -141,6 +144,9 @@ class Device:
     def ask_back(self) -> None:
         """A person asks to go back."""
         ask(self.root / FOLDER, Request(kind="rollback", by="anna", why="rejects good parts"))
+
+    def answered(self) -> bool:
+        return any((self.root / FOLDER).glob("answers/*.json"))
 
     def active(self) -> str:
         """By the state on the disk: which package is to judge."""

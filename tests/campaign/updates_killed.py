@@ -6,9 +6,10 @@
 A dry run under strace counts the calls of each name; then for each name and each n a fresh process is killed as it
 enters its n-th call of that name. What is killed: a first install; an upgrade; a person's rollback; an upgrade that
 removes an old package, old parts and rubbish. The process is the daemon's updater with its real store, machine, TUF
-client and shelf, on a repository in files; only the line and the probe are played. Bad is: after the kill a start that
-does not begin, within 10 s, with the old or the new model, verified; a floor that fell; a package or a history that is
-not what it should be; more than 3 starts until the update is through. `update_device.wrong_on_disk` judges.
+client and shelf, on a repository in files; only the line and the probe are played. A person whose rollback was not
+answered asks again. Bad is: after the kill a start that does not begin, within 10 s, with the old or the new model,
+verified; a floor that fell; a package or a history that is not what it should be; more than 3 starts until the update
+is through. `update_device.wrong_on_disk` judges.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ def run_once(story: Story, world: World, *options: str) -> tuple[int, str, list[
                 wrong.append(f"a start began with {begun_with}")
             if ended == 0 and device.active() == story.new:
                 break
+            if not device.answered():  # who asked has heard nothing, and asks again
+                story.ask(device)
         if device.active() != story.new:
             wrong.append(f"after {starts} starts {device.active()} judges")
         if slowest_s > WITHIN_S:
