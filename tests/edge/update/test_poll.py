@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from edge_inspect.errors import BadConfig, SourceGone, Untrusted
@@ -55,6 +56,7 @@ def test_what_is_refused_is_looked_at_again_at_the_next_pause() -> None:
 def test_one_line_when_it_fails_and_one_when_it_works_again() -> None:
     errors = [SourceGone("cut", "a"), SourceGone("cut", "b"), SourceGone("stalled", "c"), None, None]
     poller = Poller(Looks(*errors), pause_s=10)
+    structlog.reset_defaults()  # whatever level a command before set for its process
     with capture_logs() as lines:
         for _ in errors:
             poller.look_once()
