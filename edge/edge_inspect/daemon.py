@@ -77,8 +77,8 @@ END_S = 9.0
 KEEP_FOR_DELIVERY_S = 6.0
 """Of it, what frames in hand leave for the outbox and the broker."""
 SWITCH_S = 0.001
-"""With a line: how long a thread that computes may keep the others from running; Python's own 0.005 is a lot of a
-deadline."""
+"""With a line, or with models that are read and checked meanwhile: how long a thread that computes may keep the others
+from running; Python's own 0.005 is a lot of a deadline, and an inspection takes the lock several times a frame."""
 
 
 class Appliance:
@@ -175,7 +175,7 @@ class Appliance:
             shadow.append(new_thread(name, body, shadow_stop))
         threads = [*keep, *send, *pulse, *pictures, *lines, *shadow, inspect, *grabs]
         switch_s = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_S if lines else switch_s)
+        sys.setswitchinterval(SWITCH_S if lines or self.updates else switch_s)
         if self._doors:
             self._doors.open()
         for thread in threads:

@@ -19,7 +19,6 @@ stayed open.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import sqlite3
@@ -39,7 +38,7 @@ import psutil
 from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.cli.log import configure_log
 from edge_inspect.config import config_from_options
-from edge_inspect.daemon import Appliance
+from edge_inspect.daemon import SWITCH_S, Appliance
 from edge_inspect.delivery.outbox import FILE_NAME
 from edge_inspect.inference.package import ModelPackage, find_model
 from edge_inspect.lane import Judged, Lane
@@ -259,7 +258,7 @@ class Campaign:
         until = time.monotonic() + patience_s
         while not what():
             assert time.monotonic() < until, "waited in vain"
-            time.sleep(0.002)
+            time.sleep(0.005)
 
     def _result(self) -> dict[str, Any]:
         oracle, options = self.oracle, self.options
@@ -303,7 +302,7 @@ def slope(samples: list[tuple[int, float]]) -> float:
 
 
 def measured() -> dict[str, float]:
-    gc.collect()
+    """Without a collection: that alone would hold up the line for longer than a swap."""
     process = psutil.Process()
     return {
         "rss_bytes": process.memory_info().rss,
@@ -329,6 +328,7 @@ def main() -> None:
     parser.add_argument("--most-growth-bytes", type=int, default=MOST_GROWTH_BYTES)
     options = parser.parse_args()
     configure_log("error", "text")
+    sys.setswitchinterval(SWITCH_S)  # as with [update]
     shm = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="swaps-", dir=shm if shm.is_dir() else None) as folder:
         result = Campaign(options, Path(folder)).run()
