@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -63,6 +64,13 @@ def test_a_damaged_package_is_listed_as_such(updated: Box, capsys: pytest.Captur
     _, out, _ = run(updated, capsys, "list", "--json")
     damaged = next(m for m in json.loads(out)["models"] if m["digest"] == updated.digests["c"])
     assert any(role.startswith("damaged: ") for role in damaged["roles"])
+
+
+def test_what_was_here_once_is_listed_too(updated: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(updated.folder_of(updated.digests["c"]))
+    _, out, _ = run(updated, capsys, "list", "--json")
+    gone = next(m for m in json.loads(out)["models"] if m["digest"] == updated.digests["c"])
+    assert gone["roles"] == ["refused: trial-known-answer", "not here any more"] and gone["version"] == "1.2.0"
 
 
 def test_show_and_verify_take_a_digest_of_this_box(updated: Box, capsys: pytest.CaptureFixture[str]) -> None:

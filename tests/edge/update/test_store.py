@@ -59,6 +59,20 @@ def test_bit_rot_of_the_active_model_falls_back_and_it_may_come_again(box: Box) 
     assert box.store.history.entries[-1].code == "digest-mismatch"
 
 
+def test_bit_rot_is_found_while_it_judges_too(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a week; here at once."""
+    updated(box)
+    monkeypatch.setattr("edge_inspect.update.acts.REHASH_S", 0.0)
+    updater = box.start()
+    spoil(box.folder_of(box.digests["b"]))
+    box.source.rollout = None
+    for _ in range(2):
+        updater.step()
+    assert box.live is not None and box.live.swaps == [box.digests["factory"]]
+    assert box.store is not None and not box.store.state.refused and not box.store.state.floors["tiny/stable"].settled
+    assert box.store.history.entries[-1].code == "digest-mismatch"
+
+
 def test_of_three_the_one_before_judges_when_the_newest_rots(box: Box) -> None:
     updated(box)
     updated(box, "c", 2)
