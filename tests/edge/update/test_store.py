@@ -189,6 +189,47 @@ def test_a_disk_that_takes_no_state_stops_the_update_and_nothing_else(
     assert box.live.judging == box.digests["b"]  # it recovers alone
 
 
+def test_a_trial_that_cannot_be_confirmed_goes_on(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.release("b")
+    updater = box.start()
+    while box.store is not None and box.store.state.stage is not Stage.TRIAL:
+        updater.step()
+
+    def full(path: Path, content: bytes) -> None:
+        raise StorageFailing(f"{path}: No space left on device")
+
+    monkeypatch.setattr(store_module, "write_durably", full)
+    for _ in range(3):
+        updater.step()
+    assert box.store is not None and box.live is not None
+    assert box.store.state.stage is Stage.TRIAL and box.live.judging == box.digests["b"] and box.live.on_trial
+    monkeypatch.undo()
+    box.source.rollout = None
+    updater.step()
+    assert box.store.state.stage is Stage.KEEP
+
+
+def test_a_bad_trial_goes_home_though_the_disk_is_full(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.release("b")
+    box.trial = type(box.trial)(parts=9, known_answer_failures=1)
+    updater = box.start()
+    while box.store is not None and box.store.state.stage is not Stage.TRIAL:
+        updater.step()
+
+    def full(path: Path, content: bytes) -> None:
+        raise StorageFailing(f"{path}: No space left on device")
+
+    monkeypatch.setattr(store_module, "write_durably", full)
+    for _ in range(2):
+        updater.step()
+    assert box.store is not None and box.live is not None
+    assert box.store.state.stage is Stage.IDLE and box.live.judging == box.digests["factory"]
+    monkeypatch.undo()
+    assert judging(box) == "b"  # the disk knows of a trial only: this start is counted, and the trial finds it again
+    box.run()
+    assert box.live.judging == box.digests["factory"]
+
+
 def test_a_trial_whose_start_cannot_be_counted_is_not_tried(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     box.release("b")
     updater = box.start()
