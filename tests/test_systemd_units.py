@@ -160,6 +160,18 @@ def test_install_lays_out_users_folders_and_secrets(tmp_path: Path) -> None:
         assert (tmp_path / "etc/systemd/system" / name).is_file()
 
 
+@pytest.mark.parametrize(("extra", "there"), [("openvino,line", True), ("cpu", False)])
+def test_a_runtime_that_compiles_may_do_so(tmp_path: Path, extra: str, there: bool) -> None:
+    if os.getuid() != 0 or shutil.which("systemd-sysusers") is None:
+        pytest.skip("needs root and systemd-sysusers, systemd-tmpfiles")
+    drop_in = tmp_path / "etc/systemd/system/edge-inspect.service.d/compiles-at-run-time.conf"
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text("of the runtime before")
+    done = run(SYSTEMD / "install", "--units-only", "--extra", extra, "--root", tmp_path)
+    assert (done.returncode, drop_in.is_file()) == (0, there), done.stderr
+    assert not there or "MemoryDenyWriteExecute=no" in drop_in.read_text()
+
+
 def test_install_refuses_an_option_it_does_not_know() -> None:
     done = run(SYSTEMD / "install", "--frobnicate")
     assert (done.returncode, "unknown option --frobnicate" in done.stderr) == (64, True)
