@@ -111,7 +111,7 @@ def in_turns(
     overruns = sum(station.pulse().overruns for station in appliance.stations.values())
     return {
         "alone": percentiles(alone), "shadowed": percentiles(shadowed), "n": [len(alone), len(shadowed)],
-        "beside": {"parts": report.parts, "skipped": report.skipped, "share": round(2 * report.share, 3),
+        "beside": {"parts": report.parts, "skipped": report.skipped, "share": round(report.share, 3),
                    "run_ms": [report.beside.p50_ms, report.beside.p99_ms]},
         "overruns": overruns, "options": vars(options),
     }  # fmt: skip
