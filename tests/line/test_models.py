@@ -520,7 +520,7 @@ def test_a_noised_network_is_caught_on_the_simulated_belt_and_the_same_one_passe
     belt = SimCamera(seed=5, ng_share=0.5, paced=False, px_per_frame=16)
     line = Appliance(config, cameras={config.camera[0].name: belt}, deliver=False)
     line.shadow._share = 1.0
-    limits = ShadowLimits(parts=12)
+    limits = ShadowLimits(parts=8)
     with running(line):
         for package, expected in ((same, {"pass"}), (noisy, {"shadow-new-ok", "shadow-new-ng"})):
             line.models.start_shadow(package, role="candidate")

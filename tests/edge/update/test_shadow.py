@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import asdict
 
@@ -53,21 +52,21 @@ def test_verdict_on_a_shadow(case: str) -> None:
 
 
 def test_a_good_model_is_not_refused_for_being_looked_at_often() -> None:
-    """1 % disagreement where 5 % is allowed, looked at after each of 400 parts: of 300 models at most a few fall."""
+    """1 % disagreement where 5 % is allowed, looked at after every fourth part: of 60 models at most a few fall."""
     dice, refused = random.Random(4), 0
-    for _ in range(300):
+    for _ in range(60):
         ok = ng = new_ng = new_ok = 0
-        for _ in range(400):
+        for number in range(400):
             wrong = dice.random() < 0.01
             if dice.random() < 0.2:
                 ng, new_ok = ng + 1, new_ok + wrong
             else:
                 ok, new_ng = ok + 1, new_ng + wrong
-            said = shadow_verdict(report(ok, ng, new_ng, new_ok), LIMITS)
+            said = shadow_verdict(report(ok, ng, new_ng, new_ok), LIMITS) if number % 4 == 3 else "go-on"
             if said != "go-on":
                 break
         refused += said != "pass"
-    assert refused <= 3 + 3 * math.sqrt(3), refused
+    assert refused <= 3, refused
 
 
 def test_report_goes_through_json_unchanged() -> None:
