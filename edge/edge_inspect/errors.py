@@ -7,8 +7,9 @@
           FormatChanged                              the camera now gives another picture size than the ring holds
         BrokerGone                                   no MQTT broker
         StorageFailing                               the disk is full, read-only or broken
-        Ending                                       this process ends; what was asked for was not done
           NoSpace                                    not enough room for what is to come; nothing was written
+          Busy                                       another process writes there
+        Ending                                       this process ends; what was asked for was not done
         SourceGone                                   the repository of models cannot be reached; carries a `code`
       Refusal                                        never retried: one clear line, an exit code
         Usage             64                         the command line does not make sense
@@ -56,6 +57,12 @@ class NoSpace(StorageFailing):
     """There is not enough room for what is to come; nothing of it was written."""
 
     code = "no-space"
+
+
+class Busy(StorageFailing):
+    """Another process is at work where only one may write; it is tried again."""
+
+    code = "folder-busy"
 
 
 class SourceGone(World):

@@ -55,8 +55,8 @@ def list_models(state: StateDir = None, config: ConfigFile = None, json: AsJson 
     here = {found["digest"] for found in models}
     gone = [known for known in (told.known if told else ()) if known.digest not in here]
     for known in gone:
-        found = {"name": known.name, "version": known.version, "digest": known.digest, "classes": [], "variants": []}
-        models.append({**found, "dir": None, "roles": [*roles(told, factory, known.digest), "not here any more"]})
+        was = {"name": known.name, "version": known.version, "digest": known.digest, "classes": [], "variants": []}
+        models.append({**was, "dir": None, "roles": [*roles(told, factory, known.digest), "not here any more"]})
     table = Table("model", "version", "is", "classes", "variants", "digest")
     for found in models:
         variants = " ".join(f"{v['precision']}:{v['shape']}" for v in found["variants"])

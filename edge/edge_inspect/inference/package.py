@@ -167,7 +167,7 @@ def _read_regular(path: Path, most_bytes: int) -> bytes:
 def parse_manifest(raw: bytes, path: Path) -> Manifest:
     """The content of a manifest.json; `path` is for the message. Raises BadModel, `manifest-...`."""
     try:
-        json.loads(raw, object_pairs_hook=_no_key_twice)
+        json.loads(raw, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
     except ValueError as err:
         raise BadModel("manifest-not-json", f"{path}: not JSON: {err}") from err
     except RecursionError as err:
@@ -191,6 +191,11 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a key stands twice in one object")
     return found
+
+
+def _no_constant(word: str) -> Any:
+    """NaN and Infinity are no JSON, though Python and pydantic take them: no limit holds against NaN."""
+    raise ValueError(f"{word} is no number")
 
 
 def _used_share(variant: Variant, source: tuple[int, int] | None) -> float:

@@ -20,7 +20,7 @@ import structlog
 
 from edge_inspect.errors import BadModel, Ending, InspectError, World
 from edge_inspect.inference.package import ModelPackage
-from edge_inspect.update.choose import Names, chosen_by_person, consider
+from edge_inspect.update.choose import Names, Version, chosen_by_person, consider
 from edge_inspect.update.live import Live
 from edge_inspect.update.machine import Act, Result
 from edge_inspect.update.pace import STEP_S, Looks, Pulse
@@ -148,7 +148,13 @@ class Acts:
         self._pulse.check()
         if rollout is None:
             return Result(Outcome.NOTHING)
-        return consider(state, rollout, self._box, self._now(), self._live.active())
+        active, last = self._live.active(), self._store.history.last("activated")
+        runs = Version(last.name, last.version) if last is not None and last.digest == active else None
+        result = consider(state, rollout, self._box, self._now(), active, runs)
+        if result.outcome is Outcome.DONE and state.active in rollout.revoked:
+            self._looks.at_once()  # what is revoked goes first; then the one that is to come is tried
+            return Result(Outcome.NOTHING, seen=rollout)
+        return result
 
     def _verify(self, state: State) -> Result:
         candidate = _candidate(state)
@@ -259,9 +265,9 @@ class Acts:
             why = request.why or "taken back by hand"
             return Result(Outcome.WITHDRAWN, PERSON_WENT_BACK, why, by=request.by, shadowed=shadowed)
         due = self._looks.due() or self._source.news()
-        return self._overtaken(candidate, shadowed) if due else None
+        return self._overtaken(state, candidate, shadowed) if due else None
 
-    def _overtaken(self, candidate: Candidate, shadowed: Shadowed | None) -> Result | None:
+    def _overtaken(self, state: State, candidate: Candidate, shadowed: Shadowed | None) -> Result | None:
         self._looks.looked()
         self._pulse.allow(LIMITS_S[Stage.FETCH])
         try:
@@ -278,7 +284,8 @@ class Acts:
             why = "its publisher has revoked it"
             return Result(Outcome.REFUSED, "revoked", why, seen=rollout, shadowed=shadowed)
         newer = channel_of(rollout) == candidate.channel and rollout.sequence > candidate.sequence
-        if newer and rollout.concerns(*self._box) and rollout.model.digest != candidate.model.digest:
+        other = rollout.concerns(*self._box) and rollout.model.digest != candidate.model.digest
+        if newer and (other or state.active in rollout.revoked):
             self._looks.at_once()
             return Result(Outcome.WITHDRAWN, "overtaken", f"sequence {rollout.sequence} is newer", shadowed=shadowed)
         return None

@@ -2,7 +2,9 @@
 
 1. Older than what was seen in its channel: never. The same number with another model: never.
 2. What was refused or taken back here is not taken up again, unless a newer rollout goes back to it by name.
-3. What it says of revoked packages counts, whomever the rollout is for.
+3. A name and version stand for one set of bytes. A version older than the one that judges is taken only where the
+   rollout says that it goes back.
+4. What it says of revoked packages counts, whomever the rollout is for.
 
     result = consider(state, rollout, device, now)      # DONE with a candidate, NOTHING, or refused with a code
 """
@@ -13,11 +15,19 @@ from datetime import datetime
 from typing import NamedTuple
 
 from edge_inspect.errors import Untrusted
+from edge_inspect.inference.package import version_key
 from edge_inspect.update.machine import Result
 from edge_inspect.update.requests import Answer, Request
 from edge_inspect.update.stages import Outcome
 from edge_inspect.update.state import Candidate, State, channel_of
 from edge_wire.release import ReleasedModel, Rollout
+
+
+class Version(NamedTuple):
+    """Of a package, as its manifest has it."""
+
+    name: str
+    version: str
 
 
 class Names(NamedTuple):
@@ -28,8 +38,10 @@ class Names(NamedTuple):
     device: str
 
 
-def consider(state: State, rollout: Rollout, box: Names, now: datetime, active: str | None = None) -> Result:
-    """What to do about it. `active`: digest of the package that judges, the factory's too.
+def consider(
+    state: State, rollout: Rollout, box: Names, now: datetime, active: str | None = None, runs: Version | None = None
+) -> Result:
+    """What to do about it. `active`: digest of the package that judges, the factory's too; `runs`: its name, version.
 
     Raises Untrusted (`rollout-older`, `rollout-reused`).
     """
@@ -51,7 +63,23 @@ def consider(state: State, rollout: Rollout, box: Names, now: datetime, active: 
     if refusal is not None and rollout.action != "rollback":
         why = f"refused on {refusal.at:%Y-%m-%d %H:%M} UTC: {refusal.code}"
         return Result(Outcome.REFUSED, "refused-before", why, candidate=candidate, seen=rollout)
+    if wrong := _wrong_version(state, rollout, runs):
+        return Result(Outcome.REFUSED, *wrong, candidate=candidate, seen=rollout)
     return Result(Outcome.DONE, candidate=candidate, seen=rollout)
+
+
+def _wrong_version(state: State, rollout: Rollout, runs: Version | None) -> tuple[str, str] | None:
+    """Code and reason. Whoever signs may err, or use an old release's name for something else."""
+    model = rollout.model
+    meant = Version(model.name, model.version)
+    known = {Version(one.name, one.version) for one in state.known if one.digest != model.digest}
+    if meant == runs or meant in known:
+        return "version-reused", f"{model.name} {model.version} is known here with other bytes; raise the version"
+    if runs is None or rollout.action == "rollback" or model.name != runs.name:
+        return None
+    if version_key(model.version) < version_key(runs.version):
+        return "version-older", f"{runs.version} judges; {model.version} is older, and the rollout is no rollback"
+    return None
 
 
 def chosen_by_person(state: State, request: Request, factory: str, now: datetime) -> Candidate | Answer:

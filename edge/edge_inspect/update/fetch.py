@@ -2,8 +2,8 @@
 
 1. The order: metadata, rollout, is it for us, is it newer, manifest, sizes and room, files, package, offer. Nothing is
    offered before all of it is verified and whole on disk; a look that ends early leaves what it has for the next one.
-2. A rollout that is older than one already seen is refused; one for others is left alone; the files of a refused or
-   revoked digest are not fetched, but the offer still tells what must not run any more.
+2. A rollout that is older than one already seen is refused; one for others is left alone, unless it revokes what is in
+   use here; the files of a refused or revoked digest are not fetched, but the offer tells what must not run any more.
 3. What is in use (active, previous, candidate) is never removed; as long as nobody says what is in use, nothing is.
 4. Without a network the same from a folder: `import_from`.
 
@@ -143,27 +143,27 @@ class _Look:
         rollout = rollout_of(content, settings.product, settings.channel)
         self._trust.note_released(rollout.released_at)
         last = self._last_offer()
-        if not rollout.concerns(settings.site, settings.line, settings.device):
+        concerns = rollout.concerns(settings.site, settings.line, settings.device)
+        if not concerns and not set(rollout.revoked) & (known.in_use or frozenset()):
             log.info("a rollout for others", model=rollout.model.digest, sequence=rollout.sequence)
             return None
         _insist_on_newer(rollout, content, known, last)
         if rollout.sequence == known.sequence and known.settled:
             return None
         again = rollout.action == "rollback"  # goes back by name to what was refused here before
-        wanted = (again or rollout.model.digest not in known.refused) and rollout.model.digest not in rollout.revoked
+        digest = rollout.model.digest
+        wanted = concerns and (again or digest not in known.refused) and digest not in rollout.revoked
         try:
             package = self._package(rollout, known, key_of(info)) if wanted else None
         except BadModel as err:  # the daemon tells the plant, and remembers it: it is not fetched again
-            said = str(err).removesuffix(f" [{err.code}]")
-            write_offer(
-                self._shelf, Offer(rollout, content, None, settings.clock(), self._trust.chain(), (err.code, said))
-            )
+            refusal = err.code, str(err).removesuffix(f" [{err.code}]")
+            write_offer(self._shelf, Offer(rollout, content, None, settings.clock(), self._trust.chain(), refusal))
             raise
         offer = Offer(rollout, content, package, settings.clock(), self._trust.chain())
         if last is None or (last.content, last.package, last.metadata) != (content, package, offer.metadata):
             write_offer(self._shelf, offer)
-            log.info("offered", model=rollout.model.digest, sequence=rollout.sequence, by=rollout.released_by)
-        self._clear({rollout.model.digest} if package else set(), known, {key_of(info)})
+            log.info("offered", model=digest, sequence=rollout.sequence, by=rollout.released_by)
+        self._clear({digest} if package else set(), known, {key_of(info)})
         return offer
 
     def _last_offer(self) -> Offer | None:

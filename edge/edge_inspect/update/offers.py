@@ -72,7 +72,7 @@ def read_offer(models_dir: Path, product: str, channel: str) -> Offer | None:
         if not all(isinstance(text, str) for text in metadata.values()):
             raise ValueError("metadata is not text")
         refusal = _refusal_of(said.get("refusal"))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, Untrusted) as err:
         raise Untrusted("offer-broken", f"{path}: cannot be read: {err}") from err
     return Offer(rollout_of(content, product, channel), content, package, offered_at, metadata, refusal)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tuf.api.metadata import TargetFile
 
-from edge_inspect.errors import BadModel, Untrusted
+from edge_inspect.errors import BadModel, SourceGone, Untrusted
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.update.clock import Clock, utc_now
 from edge_inspect.update.durable import translated
@@ -47,8 +47,11 @@ def check_offline(
             Path(place), root=root, metadata_url="offer:/", targets_url="offer:/", source=ChainFetcher(offer.metadata),
             built=built, clock=clock,
         )  # fmt: skip
-        check_bytes(rollout_target(trust, product, channel), offer.content)
-        return offer, _check_package(trust, offer) if offer.package else None
+        try:
+            check_bytes(rollout_target(trust, product, channel), offer.content)
+            return offer, _check_package(trust, offer) if offer.package else None
+        except SourceGone as err:  # the offer is all there is to ask
+            raise Untrusted("offer-broken", f"{models_dir}: the offer's metadata is not whole: {err}") from err
 
 
 def _check_package(trust: Trust, offer: Offer) -> ModelPackage:

@@ -28,7 +28,7 @@ from typing import BinaryIO
 
 import structlog
 
-from edge_inspect.errors import BadModel, NoSpace, StorageFailing, Untrusted
+from edge_inspect.errors import BadModel, Busy, NoSpace, StorageFailing, Untrusted
 from edge_inspect.update.download import parts_of
 from edge_inspect.update.durable import TEMPORARY, make_folder, move_durably, sync_file, sync_folder, translated
 
@@ -54,7 +54,7 @@ class Shelf:
 
     @contextlib.contextmanager
     def hold(self, *, wait_s: float = 10.0) -> Iterator[None]:
-        """Be the only writer. Raises StorageFailing if somebody else is for longer than `wait_s`."""
+        """Be the only writer. Raises Busy if somebody else is for longer than `wait_s`."""
         for place in (self.trust, self.staging, self.blobs, self.packages, self.offers):
             make_folder(place)
         path = self.folder / "lock"
@@ -185,7 +185,9 @@ def _lock(lock: int, path: Path, until_s: float) -> None:
             return
         except BlockingIOError as err:
             if time.monotonic() >= until_s:
-                raise StorageFailing(f"{path}: another process is fetching into this folder; try again later") from err
+                raise Busy(
+                    f"{path}: another process is fetching into this folder; try again later [{Busy.code}]"
+                ) from err
         time.sleep(0.1)
 
 

@@ -33,7 +33,7 @@ from edge_inspect.update.history import Checked, Entry, History, read_history
 from edge_inspect.update.machine import after_restart, lost_its_model
 from edge_inspect.update.record import activated, kept, refused, took_back
 from edge_inspect.update.stages import Stage
-from edge_inspect.update.state import Floor, HistoryHead, RefusedDigest, State
+from edge_inspect.update.state import Candidate, Floor, HistoryHead, RefusedDigest, State
 from edge_wire.manifest import MANIFEST_NAME
 
 log = structlog.get_logger()
@@ -148,7 +148,7 @@ class Store:
         """A package, every byte of it hashed; None: the factory's. Raises BadModel."""
         package = ModelPackage.load(self.folder_of(digest))
         if digest is not None and package.digest != digest:
-            raise BadModel("digest-mismatch", f"{package.dir}: manifest.json has digest {package.digest[:19]}...")
+            raise BadModel("package-other", f"{package.dir}: manifest.json has digest {package.digest[:19]}...")
         return package
 
     @property
@@ -182,9 +182,9 @@ class Store:
         if newest is None or newest.event != "kept" or newest.digest != package.digest:
             self._append(kept(self._state, package, self._now()))
 
-    def note_refused(self) -> None:
+    def note_refused(self, candidate: Candidate | None) -> None:
         """Into the history: the candidate that has just been refused without having judged."""
-        candidate, refusal = self._state.candidate, self._state.last_refusal
+        refusal = self._state.last_refusal
         if candidate is None or refusal is None or refusal.digest != candidate.model.digest:
             return
         last = self.history.last("refused")

@@ -157,7 +157,7 @@ class Updater:
         if before.stage is Stage.REVERT:
             self._went_home(result)
         elif before.stage is not Stage.IDLE and (result.outcome is Outcome.REFUSED or result.by):
-            self._store.note_refused()
+            self._store.note_refused(result.candidate or before.candidate)
         if result.outcome is Outcome.LATER and before.stage not in (Stage.IDLE, Stage.FETCH, Stage.REVERT):
             self._looks.put_off()
         elif result.outcome is not Outcome.LATER and before.stage in (Stage.VERIFY, Stage.TRIAL):

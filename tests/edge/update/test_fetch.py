@@ -346,11 +346,11 @@ def test_old_stick_cannot_bring_back_what_was_left_behind(
     ("spoil", "code"),
     [
         (lambda said: said.update(content=said["content"].replace("A. Tester", "B. Tester")), "target-digest"),
-        (lambda said: said["metadata"].pop("timestamp.json"), "http-404"),
+        (lambda said: said["metadata"].pop("timestamp.json"), "offer-broken"),
         (lambda said: said["metadata"].update({"timestamp.json": "{}"}), "metadata-broken"),
         (lambda said: said.update(metadata=[1]), "offer-broken"),
         (lambda said: said.pop("content"), "offer-broken"),
-        (lambda said: said.update(package="../../etc"), "target-digest"),
+        (lambda said: said.update(package="../../etc"), "offer-broken"),
     ],
     ids=["content", "no-timestamp", "timestamp", "list", "no-content", "path"],
 )
