@@ -22,11 +22,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from cloud_inspect.errors import BadRelease, CloudError
-from cloud_inspect.learning.datasets import Sample
+from cloud_inspect.learning.datasets import Pixels, Sample
 from cloud_inspect.learning.detect import Detector, Found
-from cloud_inspect.release.judge import Looks, compare, look, measured, outcomes, sign_test
+from cloud_inspect.learning.measure import boxes_px
+from cloud_inspect.release.judge import Looks, compare, measured, outcomes, sign_test
 from edge_wire.manifest import MANIFEST_NAME, Manifest
 
 LINE, PHOTOS = "line", "photos"
@@ -117,17 +119,19 @@ class Scores:
 
     @cached_property
     def _theirs(self) -> dict[str, Looks]:
-        return {name: look(self._reference, samples) for name, samples in self._sets.items()}
+        reference = Watched(self._reference)
+        return {name: _look(reference, samples) for name, samples in self._sets.items()}
 
     def _find_out(self, model: Path, classes: tuple[str, ...]) -> Facts:
         theirs = self._theirs
         finite, megabytes, factor = _costs(model, self._reference, next(iter(self._sets.values()))[0])
-        looks = {name: _as_scratches(look(model, samples), classes) for name, samples in self._sets.items()}
+        mine = Watched(model)
+        looks = {name: _as_scratches(_look(mine, samples), classes) for name, samples in self._sets.items()}
         counts = [int((one[:, 4] > self.thresholds[SCRATCH]).sum()) for each in looks.values() for one in each.found]
         return Facts(
             line=self._on(looks[LINE], theirs[LINE]),
             photos=self._on(looks[PHOTOS], theirs[PHOTOS]),
-            finite=finite and all(np.isfinite(one).all() for each in looks.values() for one in each.found),
+            finite=finite and mine.finite,
             most_boxes=max(counts),
             time=round(factor, 2),
             megabytes=round(megabytes, 1),
@@ -170,6 +174,31 @@ class Scores:
         return ""
 
 
+class Watched(Detector):
+    """Notes whether every number of every answer was one."""
+
+    finite = True
+
+    def raw(self, pixels: Pixels) -> NDArray[np.float32]:
+        output = super().raw(pixels)
+        self.finite &= bool(np.isfinite(output).all())
+        return output
+
+
+def _look(detector: Detector, samples: Sequence[Sample]) -> Looks:
+    truth, found = [], []
+    for sample in samples:
+        pixels = _read(sample)
+        height, width = pixels.shape[:2]
+        truth.append((boxes_px(sample, width, height), (height, width)))
+        found.append(detector.find(pixels))
+    return Looks(tuple(samples), tuple(truth), tuple(found))
+
+
+def _read(sample: Sample) -> Pixels:
+    return np.asarray(cv2.imread(str(sample.picture), cv2.IMREAD_COLOR), np.uint8)
+
+
 def dimmed(samples: Sequence[Sample], light: float, folder: Path) -> list[Sample]:
     """The same under a lamp that is turned down."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,7 +229,7 @@ def _as_scratches(looks: Looks, classes: tuple[str, ...]) -> Looks:
 
 def _costs(model: Path, reference: Path, sample: Sample) -> tuple[bool, float, float]:
     """Whether its answer to one picture is finite; megabytes; time in times of the reference, run in turn."""
-    pixels = np.asarray(cv2.imread(str(sample.picture), cv2.IMREAD_COLOR), np.uint8)
+    pixels = _read(sample)
     theirs = Detector(reference, threads=1)
     theirs.raw(pixels)
     before = _resident()

@@ -102,11 +102,11 @@ class Campaign:
             return [Candidate("retrained-head", self._make(Seed("retrained-head", retrained_head)), "fp32", True)]
         found = []
         for number, folder in enumerate(sorted(Path(self.options.good).iterdir(), key=_by_number)):
-            for precision in self.options.good_precision.split(","):
-                file = folder / FILES[precision]
-                if file.is_file():
-                    dims = bool(self.options.dims) and number % 2 == 1
-                    found.append(Candidate(f"{folder.name}-{precision}", file, precision, True, dims=dims))
+            files = {precision: folder / FILES[precision] for precision in self.options.good_precision.split(",")}
+            precision = next((name for name, file in files.items() if file.is_file()), None)
+            if precision is not None:
+                dims = self.options.dims and number % 2 == 1
+                found.append(Candidate(f"{folder.name}-{precision}", files[precision], precision, True, dims=dims))
         return found
 
     def _scores(self) -> dict[str, Scores]:
@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument("--bad", default="all", help="names of seeds, with commas; all, or none")
     parser.add_argument("--others", help="folder of other people's *.onnx: early checkpoints, models of another thing")
     parser.add_argument("--good", help="folder of folders with model.onnx, model-int8.onnx: see retrains.sh")
-    parser.add_argument("--good-precision", default="int8", help="fp32, int8, or both with a comma")
+    parser.add_argument("--good-precision", default="int8,fp32", help="which of a retrain's files is taken, best first")
     parser.add_argument("--dims", action="store_true", help="under every other retrain's trial the lamp grows dim")
     parser.add_argument("--line", help="data.yaml of pictures of the line: sim export --val-share 0.9")
     parser.add_argument("--every", type=int, default=2, help="of those pictures, every how many-th is judged")
@@ -263,7 +263,7 @@ def main() -> None:
     parser.add_argument("--without", default="", help="probe, shadow or both: those stages pass everything")
     parser.add_argument("--seed", type=int, default=4711)
     parser.add_argument("--ng-share", type=float, default=0.3)
-    parser.add_argument("--px-per-frame", type=int, default=40)
+    parser.add_argument("--px-per-frame", type=int, default=80)
     parser.add_argument("--shadow-parts", type=int, default=200)
     parser.add_argument("--trial-parts", type=int, default=500)
     parser.add_argument("--trial-least-s", type=int, default=60)
