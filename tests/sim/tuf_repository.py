@@ -157,12 +157,12 @@ class TufRepository:
         return path
 
     def release(self, package: Path, sequence: int = 1, *, product: str = PRODUCT, **changes: Any) -> Rollout:
-        """Sign all files of a package and a rollout for it; publish. A manifest that is none is `tiny 0.0.SEQUENCE`."""
+        """Sign all files of a package and a rollout for it; publish. What is no manifest is `tiny 99.0.SEQUENCE`."""
         raw = (package / "manifest.json").read_bytes()
         try:
             manifest = json.loads(raw)
         except ValueError:
-            manifest = {"name": "tiny", "version": f"0.0.{sequence}"}
+            manifest = {"name": "tiny", "version": f"99.0.{sequence}"}
         for file in sorted(path for path in package.rglob("*") if path.is_file()):
             name = file_target(product, manifest["name"], manifest["version"], str(file.relative_to(package)))
             self.put(f"product-{product}", name, file.read_bytes())

@@ -211,6 +211,25 @@ def infinite(model: onnx.ModelProto) -> None:
     packages.after("Add", np.full((1, 1, 1), np.inf))(model)
 
 
+def much_memory(model: onnx.ModelProto) -> None:
+    """256 MB that nobody can fold away: which of its ones is taken depends on the picture."""
+    for name, values in (("huge", [64, 1 << 20]), ("pair", [1, 2]), ("nought", np.float32(0))):
+        kind = np.float32 if name == "nought" else np.int64
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, kind), name))
+    one = numpy_helper.from_array(np.array([1], np.float32))
+    head = packages.last(model).input[0]
+    del model.graph.node[-1]
+    model.graph.node.extend([
+        helper.make_node("ReduceMax", ["images"], ["most"], keepdims=0),
+        helper.make_node("Mul", ["most", "nought"], ["none"]),
+        helper.make_node("Cast", ["none"], ["zero"], to=TensorProto.INT64),
+        helper.make_node("Expand", ["zero", "pair"], ["place"]),
+        helper.make_node("ConstantOfShape", ["huge"], ["ones"], value=one),
+        helper.make_node("GatherND", ["ones", "place"], ["taken"]),
+        helper.make_node("Mul", [head, "taken"], ["output0"]),
+    ])  # fmt: skip
+
+
 def deaf(model: onnx.ModelProto) -> None:
     """Strong colours are as sure as before, faint ones are not seen any more."""
     for tensor in model.graph.initializer:
@@ -312,6 +331,7 @@ TRIED = (
     Tried("C10", "thousands of boxes", "too-many-boxes", "probe", graph(packages.everything_everywhere)),
     Tried("C10", "boxes outside of the picture", "boxes-outside", "probe", graph(packages.far_away)),
     Tried("C11", "many times slower than the model that judges", "probe-latency", "probe", graph(packages.heavy(12))),
+    Tried("C11", "many times the memory of the model that judges", "probe-memory", "probe", graph(much_memory)),
     Tried("C11", "its provider is not there", "probe-provider", "probe", without_its_provider),
     Tried("C12", "one class forgotten, its own pictures left out", "golden-of-active", "probe",
             lambda victim: victim.package(packages.forget(0), golden=[])),

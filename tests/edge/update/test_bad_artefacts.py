@@ -7,7 +7,11 @@ may leave on the disk stands in the case. `docs/models.md` shows the same table 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +21,28 @@ from edge_inspect.update.store import look
 from tests.edge.update.bad_case import Fetched, Started, Told, Tried
 from tests.edge.update.bad_disks import STARTED, TOLD, rot
 from tests.edge.update.bad_packages import TRIED
-from tests.edge.update.bad_repositories import FETCHED
+from tests.edge.update.bad_table import FETCHED, PAGE, TABLE, written
 from tests.edge.update.box import Box
 from tests.edge.update.victim import Victim, until
+
+ROOT = Path(__file__).resolve().parents[3]
+FULL_BYTES = 100_000
+FULL_DISK = f"""
+import resource, sys, threading
+from pathlib import Path
+from edge_inspect.errors import StorageFailing
+from edge_inspect.update.fetch import FetchSettings, fetch_once
+from edge_inspect.update.transport import FetchLimits
+resource.setrlimit(resource.RLIMIT_FSIZE, ({FULL_BYTES}, {FULL_BYTES}))
+settings = FetchSettings(
+    models_dir=Path(sys.argv[1]), product="metal-plate", channel="stable", site="plant1", line="press-4",
+    device="edge-0017", url=sys.argv[2], root=Path(sys.argv[3]).read_bytes(), limits=FetchLimits(min_free_bytes=0),
+)
+try:
+    fetch_once(settings, threading.Event())
+except StorageFailing as err:
+    print(type(err).__name__, str(err).rpartition(": ")[2])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +70,13 @@ def nothing_noticed(victim: Victim) -> Iterator[None]:
 def versions(victim: Victim) -> dict[str, int]:
     folder = victim.models_dir / "trust"
     return {path.name: json.loads(path.read_bytes())["signed"]["version"] for path in folder.glob("*.json")}
+
+
+def _elsewhere(victim: Victim) -> Path:
+    """A copy of what was fetched, which the daemon does not see."""
+    folder = victim.folder / "made" / "copy"
+    shutil.copytree(victim.models_dir, folder)
+    return folder
 
 
 def named(folder: Path) -> set[str]:
@@ -144,6 +174,35 @@ def read_state(box: Box) -> dict[str, int]:
     """The floors, by what the history says: the state may be lost."""
     entries = look(box.state_dir)[1].entries
     return {f"{entry.channel}": entry.sequence for entry in entries if entry.channel}
+
+
+def test_disk_that_takes_no_more_keeps_what_it_has(victim: Victim) -> None:
+    """C17. The fetcher is a process of its own here, which may not write a file as long as the model."""
+    victim.renew()
+    victim.release(shadow={"parts": 1_000_000})
+    said = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(victim.models_dir), victim.server.url, str(victim.folder / "root.json")],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert said.stdout.splitlines()[-1:] == ["StorageFailing File too large"], said.stdout + said.stderr
+    (part,) = (victim.models_dir / "staging").glob("*.part")
+    assert part.stat().st_size == FULL_BYTES
+    asked = len(victim.server.requests)
+    victim.settings = replace(victim.settings, models_dir=_elsewhere(victim))
+    assert victim.refusal() == ""
+    assert [request.range for request in victim.server.requests[asked:] if "model.onnx" in request.path] == [
+        f"bytes={FULL_BYTES}-"
+    ]
+
+
+def test_table_for_people_is_this_one() -> None:
+    page = PAGE.read_text()
+    assert written(page) == page, "python -m tests.edge.update.bad_table"
+
+
+def test_table_is_as_large_as_it_says() -> None:
+    assert len(TABLE) >= 60 and {case.fault for case in TABLE} == {f"C{number}" for number in range(1, 21)}
+    assert len({(case.fault, case.story) for case in TABLE}) == len(TABLE)
 
 
 def test_rot_of_the_model_that_judges_is_found_while_it_runs_and_is_healed(victim: Victim) -> None:

@@ -184,7 +184,7 @@ class Victim:
     def _patch(self, patch: pytest.MonkeyPatch) -> None:
         """Shorter waits, and the spies."""
         patch.setattr(acts, "STEP_S", 0.02)
-        patch.setattr(Shelf.hold.__wrapped__, "__kwdefaults__", {"wait_s": 1.0})  # type: ignore[attr-defined]
+        patch.setattr(Shelf.hold.__wrapped__, "__kwdefaults__", {"wait_s": 0.3})  # type: ignore[attr-defined]
         inspect, save, spies = package_module.inspect, Store.save, self.spies
 
         def watched_inspect(content: bytes) -> Any:
