@@ -32,6 +32,7 @@ from edge_inspect.update.pace import Looks
 from edge_inspect.update.probe import SERVICE, ProbeLimits, probe
 from edge_inspect.update.source import Offers
 from edge_inspect.update.store import FOLDER, Store
+from edge_inspect.update.trouble import trouble
 from edge_inspect.update.updater import Updater
 from edge_wire import messages as wire
 from edge_wire.updates import ModelUpdate
@@ -116,6 +117,8 @@ class Updates:
 
     def alarms(self) -> list[wire.Degraded]:
         found = self._updater.alarms() if self._updater else []
+        if self._table.fetch == "service" and (fetching := trouble(self._settings.models_dir)) is not None:
+            found.append(("model-fetch", f"{fetching[0]}: {fetching[1]}"))
         return [wire.Degraded(code=code, detail=_line(detail)) for code, detail in found]
 
     def ended_well(self) -> None:

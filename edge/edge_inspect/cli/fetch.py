@@ -24,6 +24,7 @@ from edge_inspect.health.notify import Heart, Notifier, Watchdog
 from edge_inspect.threads import Thread, join
 from edge_inspect.update.fetch import FetchSettings, fetch_once
 from edge_inspect.update.poll import Poller
+from edge_inspect.update.trouble import told
 
 EXIT_USAGE = 64
 MAX_AGE_S = 180.0
@@ -84,7 +85,8 @@ def settings_of(config: Config) -> FetchSettings:
 
 def serve(settings: FetchSettings, stop: threading.Event, *, pause_s: float, hint_file: Path) -> None:
     """Poll until `stop`; systemd hears that we are ready, alive and stopping. Raises what ended the poll."""
-    poller = Poller(lambda: fetch_once(watched, work_stop), pause_s=pause_s, hint_file=hint_file)
+    look = told(settings.models_dir, lambda: fetch_once(watched, work_stop))
+    poller = Poller(look, pause_s=pause_s, hint_file=hint_file)
     watched = replace(settings, alive=poller.alive)
     notifier = Notifier.from_environment(os.environ)
     ended, work_stop = threading.Event(), threading.Event()
