@@ -330,7 +330,7 @@ TRIED = (
     Tried("C10", "all zero, whatever it sees", "constant-output", "probe", graph(packages.constant)),
     Tried("C10", "thousands of boxes", "too-many-boxes", "probe", graph(packages.everything_everywhere)),
     Tried("C10", "boxes outside of the picture", "boxes-outside", "probe", graph(packages.far_away)),
-    Tried("C11", "many times slower than the model that judges", "probe-latency", "probe", graph(packages.heavy(12))),
+    Tried("C11", "many times slower than the model that judges", "probe-latency", "probe", graph(packages.heavy(8))),
     Tried("C11", "many times the memory of the model that judges", "probe-memory", "probe", graph(much_memory)),
     Tried("C11", "its provider is not there", "probe-provider", "probe", without_its_provider),
     Tried("C12", "one class forgotten, its own pictures left out", "golden-of-active", "probe",

@@ -102,6 +102,7 @@ def test_refused_while_it_is_fetched(case: Fetched, victim: Victim) -> None:
         assert case.parts or named(models / "staging") == set()
         assert all(version >= trusted.get(name, 0) for name, version in versions(victim).items())
     assert victim.refusal() == case.code, "another one at the second look"
+    assert victim.alarms() == ([case.code] if case.code not in ("", "stopped") else []), "the plant is not told"
     assert offered(victim) == offers
     assert spies.parsed - victim.sound_files == parsed - victim.sound_files, "parsed before it was verified"
     assert len(spies.probes) == probes and set(spies.stages[stages:]) <= {"fetch", "idle"}
@@ -121,8 +122,8 @@ def test_refused_by_the_daemon_and_remembered(case: Tried, victim: Victim) -> No
     state = victim.settled(digest)
     refused = state.refusal_of(digest)
     assert refused is not None and refused.code == case.code, state.last_refusal
-    entry = look(victim.state_folder)[1].entries[-1]
-    assert (entry.event, entry.digest, entry.code) == ("refused", digest, case.code)
+    until(lambda: victim.last_line()[:2] == ("refused", digest), victim.last_line)  # written after the state
+    assert victim.last_line() == ("refused", digest, case.code)
     home = "" if case.stage == "fetch" else "revert "
     assert f"{case.stage} {home}idle" in " ".join(spies.stages[stages:]), spies.stages[stages:]
     assert spies.probes[probes:] == ([] if case.stage in ("fetch", "verify") else [digest])

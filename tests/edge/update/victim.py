@@ -47,6 +47,7 @@ from edge_inspect.update.probe import CHILD, ProbeLimits, probe
 from edge_inspect.update.shelf import Shelf
 from edge_inspect.update.state import State
 from edge_inspect.update.store import Store, look
+from edge_inspect.update.trouble import told
 from edge_wire.release import Rollout
 from tests.edge.update.boxes import QUICK, on_disk, settings_for
 from tests.edge.update.packages import Change, package
@@ -289,6 +290,7 @@ class Victim:
         self.spies.child, self.spies.limits, self.spies.provider = CHILD, None, ""
         self.stop.clear()
         self.let_go()
+        (self.models_dir / "trouble.json").unlink(missing_ok=True)
         for name in ("trust", "staging"):
             shutil.rmtree(self.models_dir / name)
             (self.models_dir / name).mkdir()
@@ -333,7 +335,7 @@ class Victim:
     def refusal(self) -> str:
         """The code with which a look ends; empty when it ends well."""
         try:
-            self.look()
+            told(self.settings.models_dir, self.look)()
         except (Untrusted, BadModel, SourceGone) as err:
             assert str(err).endswith(f"[{err.code}]") and "\n" not in str(err), str(err)
             return err.code
@@ -351,6 +353,16 @@ class Victim:
         state = look(self.state_folder)[0]
         assert state is not None
         return state
+
+    def last_line(self) -> tuple[str, str, str]:
+        """Of the history."""
+        entry = look(self.state_folder)[1].entries[-1]
+        return entry.event, entry.digest, entry.code
+
+    def alarms(self) -> list[str]:
+        """What the plant hears of fetching: codes."""
+        found = self.appliance.state().degraded
+        return [alarm.detail.partition(":")[0] for alarm in found if alarm.code == "model-fetch"]
 
     def settled(self, digest: str) -> State:
         """The state once the daemon is done with this model."""
