@@ -37,6 +37,7 @@ from tests.sim.tuf_repository import PRODUCT, TufRepository, TufServer
 
 MODEL = "metal-plate/1.0.0"
 WAIT_S = 2400.0
+PAUSE_S = 0.05
 STAGES = ("fetch", "verify", "probe", "shadow", "trial")
 
 
@@ -73,8 +74,11 @@ class Lamp(SimCamera):
     """The simulated line under a lamp that can be turned down."""
 
     light = 1.0
+    pause_s = 0.0
+    """Between two frames: nobody needs parts while a candidate is fetched and probed, but the probe needs a core."""
 
     def show(self, index: int, pixels: Pixels) -> None:
+        time.sleep(self.pause_s)
         super().show(index, pixels)
         if self.light < 1:
             cv2.convertScaleAbs(pixels, dst=pixels, alpha=self.light)
@@ -165,6 +169,7 @@ class Line:
             assert block is not None
             if block.stage in STAGES and block.stage != passed[-1]:
                 passed.append(block.stage)
+            self._lamp.pause_s = 0.0 if block.stage in ("shadow", "trial") else PAUSE_S
             return block.sequence == self._sequence and block.stage == "idle" and block.candidate is None
 
         self._until(has_come, f"{candidate.name}: home")
