@@ -77,7 +77,7 @@ def test_share_is_a_repository_like_any_other(config: Path, server: TufServer, t
     ("change", "code", "says"),
     [
         (("url = \"http", "#"), 78, "has no `url`"),
-        (("root.json", "no.json"), 78, "no.json"),
+        (("root.json", "no.json"), 78, "which is not there"),
         (("keep_free_bytes = 0", "keep_free_bytes = 1099511627776"), 1, "[no-space]"),
         (("frobnicate", ""), 64, "No such option"),
     ],
