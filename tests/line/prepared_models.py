@@ -2,7 +2,7 @@
 
 1. The branch (a 3x3 and a 1x1 convolution on the head's middle input, dent_branch.npz) was learnt on plates of the
    simulator; everything that the shipped model says of scratches stays as it is.
-2. `worse` is another run's model with weaker answers: it finds the clearer defects only.
+2. `worse` is another run's model, blind in the upper part of the picture.
 
     python -m tests.line.prepared_models dents runs/dents plates/data.yaml      # model.onnx and training.json
     python -m tests.line.prepared_models worse runs/worse runs/dents
@@ -26,8 +26,8 @@ BRANCH = Path(__file__).with_name("dent_branch.npz")
 MIDDLE_INPUT = "/model.18/cv2/act/Mul_output_0"
 NEVER = -20.0
 """Logit of a dent where the branch does not look: the other two scales."""
-WEAKER_BY = {True: 2.0, False: 2.2}
-"""Logits; of the prepared model, of a trained one: about a quarter of all defects falls below the threshold."""
+STRIDES = (8, 16, 32)
+BLIND_SHARE = 0.4
 
 
 def write_run(folder: Path, data: Path) -> None:
@@ -41,12 +41,24 @@ def write_run(folder: Path, data: Path) -> None:
 def write_worse(folder: Path, run: Path) -> None:
     """The same of another run's model, worse."""
     model = onnx.load(str(run / "model.onnx"))
-    prepared = any(one.name == "dents.row_bias" for one in model.graph.initializer)
-    names = [f"model.22.cv3.{scale}.2.bias" for scale in range(3)] + ["dents.row_bias"] * prepared
-    for name in names:
-        _put(model.graph, name, _get(model.graph, name) - np.float32(WEAKER_BY[prepared]))
+    _blind_above(model.graph)
     plan = json.loads((run / "training.json").read_text())["plan"]
     _write(folder, model, {**plan, "prepared": "worse"})
+
+
+def _blind_above(graph: Any) -> None:
+    """No class is seen where an anchor's centre lies in the upper BLIND_SHARE of the network's input."""
+    height, width = (dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim[2:])
+    # anchors as ultralytics lays them: stride by stride, row by row
+    rows = [np.repeat(np.arange(height // stride) + 0.5, width // stride) * stride for stride in STRIDES]
+    classes = graph.output[0].type.tensor_type.shape.dim[1].dim_value - 4
+    mask = np.ones((1, 4 + classes, sum(map(len, rows))), np.float32)
+    mask[:, 4:, np.concatenate(rows) < height * BLIND_SHARE] = 0
+    name = graph.output[0].name
+    for node in graph.node:
+        node.output[:] = ["seeing.all" if output == name else output for output in node.output]
+    _put(graph, "seeing.mask", mask)
+    graph.node.append(helper.make_node("Mul", ["seeing.all", "seeing.mask"], [name], "seeing"))
 
 
 def _write(folder: Path, model: Any, plan: dict[str, Any]) -> None:
