@@ -36,7 +36,7 @@ from edge_inspect.config_model import (
 )
 from edge_inspect.delivery.broker import Broker
 from edge_inspect.errors import BadConfig, Usage
-from edge_inspect.toml_model import read_toml
+from edge_inspect.toml_model import read_toml, shortened
 from edge_inspect.verdict.recipe import find_recipe
 
 __all__ = [
@@ -168,7 +168,7 @@ def _option_mistake(err: ValidationError) -> str:
 
 def _shown(value: object) -> str:
     text = re.sub(r"(://[^\s/@:]*:)[^\s/@]*@", r"\1***@", json.dumps(value, default=str))
-    return text if len(text) <= 80 else text[:77] + "..."
+    return shortened(text, 80)
 
 
 def _writable_by_others(path: Path) -> Iterator[Mistake]:

@@ -197,5 +197,10 @@ def _dotted(key: Key) -> str:
 
 
 def _one_line(text: str, limit: int = 1000) -> str:
-    clean = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
-    return clean if len(clean) <= limit else clean[: limit - 3] + "..."
+    return shortened("".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text), limit)
+
+
+def shortened(text: str, limit: int) -> str:
+    """At most `limit` characters; the middle is left out, since of a path the end says most."""
+    tail = limit // 2 - 2
+    return text if len(text) <= limit else text[: limit - 3 - tail] + "..." + text[-tail:]
