@@ -234,6 +234,9 @@ class Campaign:
                 print(f"{number + 1} parts, {self.program.counts}", file=sys.stderr, flush=True)
         self._wait_for(lambda: self.program.idle, "every part is through")
         self.offered_per_s = self.options.triggers / (time.monotonic() - began)
+        self._wait_for(lambda: self.swapper.swaps >= self.options.swaps, "every swap that was asked for is done")
+        self._wait_for(lambda: self.camera.losses >= min(1, self.options.unplugs), "an unplug has struck")
+        self._wait_for(lambda: self.camera.hangs >= min(1, self.options.hangs), "a hang has struck")
 
     def _faults(self) -> dict[int, str]:
         """Which fault comes with which part; the first tenth is left in peace."""
