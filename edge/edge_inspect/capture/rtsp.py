@@ -1,8 +1,9 @@
 """A network camera (RTSP) whose pictures are new, whole, and dated by the sender.
 
 1. No picture is older than `max_age_s` when it is handed over: what a stall held back and then delivered late is
-   decoded, dropped and counted in `missed`. Directly after connecting nothing is handed over until the server's
-   stored pictures have passed.
+   decoded, dropped and counted in `missed`; so is what comes while it is unclear how old it is, which happens again
+   when a packet proves the others late. Directly after connecting nothing is handed over until the server's stored
+   pictures have passed; these are not counted.
 2. A picture that is damaged, concealed or built on a lost one is handed over as broken `corrupt` (see `pictures`);
    where nothing at all could be decoded, black and broken.
 3. Silence for `timeout_s`, a cut connection, the end of the stream, nothing but late pictures: CameraLost; the caller
@@ -193,6 +194,7 @@ class RtspCamera(Camera):
             self._count_gap(sent_ns)
             now_ns = time.monotonic_ns()
             if not self._clock.settled(now_ns):
+                self._missed += 1
                 continue
             captured_ns = self._clock.captured_ns(int(sent_ns))
             if now_ns - captured_ns > self._max_age_ns:

@@ -15,6 +15,7 @@ import pytest
 
 from edge_inspect.capture.protocol import Pixels, Read, Stamp
 from edge_inspect.capture.rtsp import RtspCamera
+from edge_inspect.capture.sender_clock import SenderClock
 from edge_inspect.errors import BadSource, CameraLost, FormatChanged
 from tests.sim.chaos import ChaosProxy
 from tests.sim.clips import write_numbered_clip
@@ -98,6 +99,19 @@ def test_pictures_held_back_by_a_stall_are_not_shown_as_new(watcher: Watcher, ne
     late.join()
     assert_honest(seen)
     assert sum(one.missed for one in seen) >= 10, "pictures that came too late are counted"
+
+
+def test_pictures_whose_age_is_in_doubt_are_counted(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher.open()
+    before = watcher.watch(sound_pictures(5))
+    doubtful = iter([False] * 7)
+    settled = SenderClock.settled
+    monkeypatch.setattr(
+        SenderClock, "settled", lambda clock, now_ns: next(doubtful, None) is None and settled(clock, now_ns)
+    )
+    seen = watcher.watch(sound_pictures(5))
+    assert_honest(before + seen)
+    assert sum(one.missed for one in seen) >= 7
 
 
 def test_black_hole_is_a_loss_and_the_camera_comes_back(watcher: Watcher, net: ChaosProxy) -> None:
