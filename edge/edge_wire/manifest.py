@@ -20,6 +20,8 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from edge_wire.release import ModelVersion
+
 FORMAT: Final = 2
 """Raised when a key changes its meaning or a new one appears. 2: memory budget, provenance, what was measured; all keys
 of 1 mean the same, and 1 is read for ever."""
@@ -237,7 +239,7 @@ class Provenance(_Model):
 class Manifest(_Model):
     format: Literal[1, 2] = 1
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    version: Annotated[str, StringConstraints(pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]{1,40})?$")]
+    version: ModelVersion
     task: Literal["detect"] = "detect"
     description: Annotated[str, StringConstraints(max_length=2000)] = ""
     classes: Annotated[tuple[ClassName, ...], Field(max_length=1000)]

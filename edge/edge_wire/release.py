@@ -17,8 +17,9 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, StringConstraints
 
@@ -34,7 +35,11 @@ Pattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9*?][A-Za-z0-9._*
 """A name of a site, line or device; `*` and `?` stand for any characters and any one character."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-ModelVersion = Annotated[str, StringConstraints(pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]{1,40})?$")]
+_NUMBER = "(0|[1-9][0-9]{0,5})"
+_WORD = "(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+VERSION_PATTERN = rf"^{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_WORD}(\.{_WORD})*)?$"
+ModelVersion = Annotated[str, StringConstraints(pattern=VERSION_PATTERN, max_length=61)]
+"""Semantic Versioning 2.0.0 without build metadata: no leading zeros, so no two of them are equal in order."""
 
 
 class ReleasedModel(Block):
@@ -99,6 +104,23 @@ class Rollout(Block):
         """Whether this device is meant."""
         wanted = ((site, self.audience.sites), (line, self.audience.lines), (device, self.audience.devices))
         return all(any(fnmatchcase(name, pattern) for pattern in patterns) for name, patterns in wanted)
+
+
+VersionOrder: TypeAlias = "tuple[int, int, int, bool, tuple[tuple[bool, int, str], ...]]"
+
+
+def version_order(version: str) -> VersionOrder:
+    """By what plant and devices alike sort versions: 1.0.0-1 < 1.0.0-rc < 1.0.0-rc.2 < 1.0.0-rc.10 < 1.0.0.
+
+    Semantic Versioning 2.0.0, item 11: https://semver.org. Raises ValueError for what is no ModelVersion.
+    """
+    if re.fullmatch(VERSION_PATTERN, version) is None:
+        raise ValueError(f"{version[:80]!r} is no version")
+    core, _, early = version.partition("-")
+    major, minor, patch = map(int, core.split("."))
+    words = early.split(".") if early else ()
+    order = tuple((False, int(one), "") if one.isdigit() else (True, 0, one) for one in words)
+    return major, minor, patch, not early, order
 
 
 def file_target(product: str, name: str, version: str, file: str) -> str:

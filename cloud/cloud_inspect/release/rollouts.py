@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,7 +19,15 @@ from tuf.api.metadata import Targets
 from cloud_inspect.errors import BadRelease
 from cloud_inspect.release.layout import whole_second
 from edge_wire.manifest import MANIFEST_NAME
-from edge_wire.release import Audience, ReleasedModel, Rollout, ShadowLimits, TrialLimits, file_target
+from edge_wire.release import (
+    Audience,
+    ReleasedModel,
+    Rollout,
+    ShadowLimits,
+    TrialLimits,
+    file_target,
+    version_order,
+)
 
 
 @dataclass(frozen=True)
@@ -101,15 +108,6 @@ def make_rollout(
         )
     except ValidationError as err:
         raise _refused(err) from err
-
-
-def version_order(version: str) -> tuple[Any, ...]:
-    """Semantic Versioning's order: 1.0.0-rc.2 < 1.0.0-rc.10 < 1.0.0."""
-    numbers, _, early = version.partition("-")
-    parts = (
-        tuple((0, int(one), "") if one.isdigit() else (1, 0, one) for one in re.split(r"\.", early)) if early else ()
-    )
-    return (*(int(one) for one in numbers.split(".")), not early, parts)
 
 
 def make_revoking(

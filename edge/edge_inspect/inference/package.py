@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from edge_inspect.errors import BadModel
 from edge_wire.manifest import CONTRADICTIONS, MANIFEST_NAME, File, Manifest, Precision, Variant
 from edge_wire.onnx_gate import check_against, inspect
 from edge_wire.onnx_wire import BadOnnx
+from edge_wire.release import VERSION_PATTERN, version_order
 
 MOST_MANIFEST_BYTES = 1 << 20
 DEFAULT_MODEL = "metal-plate/1.0.0"
@@ -110,9 +112,10 @@ def find_model(name_or_dir: str | Path = DEFAULT_MODEL) -> Path:
         folder = root / given
         if (folder / MANIFEST_NAME).is_file():
             return folder
-        versions = [f.parent for f in folder.glob(f"*/{MANIFEST_NAME}")] if folder.is_dir() else []
+        found = [f.parent for f in folder.glob(f"*/{MANIFEST_NAME}")] if folder.is_dir() else []
+        versions = [one for one in found if re.fullmatch(VERSION_PATTERN, one.name)]
         if versions:
-            return max(versions, key=lambda v: version_key(v.name))
+            return max(versions, key=lambda v: version_order(v.name))
     names = [f"{folder.parent.name}/{folder.name}" for folder in shipped_models()]
     raise BadModel("package-missing", f"{name_or_dir}: no such folder or shipped model (there are: {', '.join(names)})")
 
@@ -123,10 +126,13 @@ def shipped_models() -> list[Path]:
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """Numeric order of dotted versions: 1.10 after 1.9; what is not a number ends the comparison."""
+    """Numeric order of a runtime's dotted versions: 1.10 after 1.9; what is not a number ends the comparison.
+
+    Not for models: `edge_wire.release.version_order`.
+    """
     numbers = []
     for part in version.replace("-", ".").replace("+", ".").split("."):
-        if not part.isdigit():
+        if not (part.isascii() and part.isdigit()):
             break
         numbers.append(int(part))
     return tuple(numbers)

@@ -15,12 +15,11 @@ from datetime import datetime
 from typing import NamedTuple
 
 from edge_inspect.errors import Untrusted
-from edge_inspect.inference.package import version_key
 from edge_inspect.update.machine import Result
 from edge_inspect.update.requests import Answer, Request
 from edge_inspect.update.stages import Outcome
 from edge_inspect.update.state import Candidate, State, channel_of
-from edge_wire.release import ReleasedModel, Rollout
+from edge_wire.release import ReleasedModel, Rollout, version_order
 
 
 class Version(NamedTuple):
@@ -77,7 +76,7 @@ def _wrong_version(state: State, rollout: Rollout, runs: Version | None) -> tupl
         return "version-reused", f"{model.name} {model.version} is known here with other bytes; raise the version"
     if runs is None or rollout.action == "rollback" or model.name != runs.name:
         return None
-    if version_key(model.version) < version_key(runs.version):
+    if version_order(model.version) < version_order(runs.version):
         return "version-older", f"{runs.version} judges; {model.version} is older, and the rollout is no rollback"
     return None
 
