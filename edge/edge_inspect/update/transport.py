@@ -1,6 +1,7 @@
 """One request at a time to a repository of models: http, https or a folder; bounded in every direction.
 
-1. A request ends: connecting, each silence, and all of it together have their limits; `stop` ends it within a moment.
+1. A request ends: names, connecting, each silence, and all of it together have their limits; `stop` ends it within a
+   moment, wherever it is: in the resolver, in a handshake, in a share that hangs (`guard`).
 2. Bytes are those of the file: compressed answers are refused, redirects are few and lead to http or https only, and
    from https never back to http.
 3. A dead connection (half-open, cut) is noticed within `stall_s`, a server that drips at the deadline.
@@ -21,18 +22,18 @@ import socket
 import ssl
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from edge_inspect.errors import BadConfig, SourceGone
+from edge_inspect.update.guard import Ended, Ends, Guard, apart
 
 CHUNK_BYTES = 1 << 16
 MOST_REDIRECTS = 5
-LOOK_EVERY_S = 0.1
 STRONG_ETAG = re.compile(r'^"[!#-~]{0,190}"$')
 _CONTENT_RANGE = re.compile(r"^bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)$")
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -113,16 +114,14 @@ class Source:
         """
         self._alive()
         if url.startswith("file:"):
-            with _open_file(url, start) as answer:
+            with _open_file(url, start, Ends(self.stop, until_s)) as answer:
                 read = answer.read
 
-                def read_in_time(count: int) -> bytes:
+                def read_alive(count: int) -> bytes:
                     self._alive()
-                    if self.stop.is_set() or time.monotonic() > until_s:
-                        raise SourceGone("stopped" if self.stop.is_set() else "deadline", f"{url}: took too long")
                     return read(count)
 
-                answer.read = read_in_time
+                answer.read = read_alive
                 yield answer
             return
         for _ in range(MOST_REDIRECTS + 1):
@@ -144,7 +143,7 @@ class Source:
             headers["Range"] = f"bytes={start}-"
             if etag:
                 headers["If-Range"] = etag
-        guard = _Guard(self.stop, until_s)
+        guard = Guard(Ends(self.stop, until_s))
         connection: http.client.HTTPConnection | None = None
         response: http.client.HTTPResponse | None = None
         try:
@@ -165,12 +164,12 @@ class Source:
                 if end is not None:
                     end.close()
 
-    def _connection(self, parts: SplitResult, guard: _Guard) -> http.client.HTTPConnection:
+    def _connection(self, parts: SplitResult, guard: Guard) -> http.client.HTTPConnection:
         """With our own socket, so that the guard can end even a handshake."""
         host = parts.hostname or ""
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(host, parts.port, timeout=self.limits.stall_s)
-        end = socket.create_connection((host, connection.port), timeout=self.limits.connect_s)
+        end = self._connected(host, connection.port, guard)
         try:
             end.settimeout(self.limits.stall_s)
             guard.watch(end)
@@ -184,6 +183,23 @@ class Source:
         connection.sock = end
         return connection
 
+    def _connected(self, host: str, port: int, guard: Guard) -> socket.socket:
+        """The first of the host's addresses that answers; the resolver and each address have `connect_s`."""
+        most_s, failed = self.limits.connect_s, OSError("no address")
+        for family, kind, protocol, _, address in _addresses(host, port, guard.ends, most_s):
+            end = socket.socket(family, kind, protocol)
+            try:
+                end.settimeout(most_s)
+                guard.watch(end)
+                end.connect(address)
+                return end
+            except BaseException as err:
+                end.close()
+                if guard.why or not isinstance(err, OSError):
+                    raise
+                failed = err
+        raise failed
+
     def _context(self) -> ssl.SSLContext:
         if self._tls is None:
             try:
@@ -193,51 +209,18 @@ class Source:
         return self._tls
 
 
-class _Guard:
-    """Ends a connection that is in use by another thread: at the deadline or at `stop`."""
-
-    def __init__(self, stop: threading.Event, until_s: float) -> None:
-        self.why = ""
-        self._stop = stop
-        self._until_s = until_s
-        self._done = threading.Event()
-        self._socket: socket.socket | None = None
-        self._thread = threading.Thread(target=self._run, name="fetch-guard", daemon=True)
-
-    def __enter__(self) -> _Guard:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def watch(self, end: socket.socket) -> None:
-        self._socket = end
-        if self.why:
-            raise TimeoutError(self.why)
-
-    def _run(self) -> None:
-        while not self._done.wait(LOOK_EVERY_S):
-            self.why = "stopped" if self._stop.is_set() else "deadline" if time.monotonic() > self._until_s else ""
-            if self.why:
-                if self._socket is not None:
-                    with contextlib.suppress(OSError):
-                        socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # below TLS: its state is not ours
-                return
-
-
 @contextlib.contextmanager
-def _as_gone(url: str, guard: _Guard) -> Iterator[None]:
+def _as_gone(url: str, guard: Guard) -> Iterator[None]:
     """Foreign exceptions of a request become SourceGone; what the guard did has its name."""
     failed: Exception | None = None
     try:
         yield
     except (OSError, http.client.HTTPException, ValueError) as err:  # ValueError: what no url or header may hold
         failed = err
-    if guard.why:  # also where nothing failed: to a reader a connection that was shut down looks ended
-        said = "was stopped" if guard.why == "stopped" else "took longer than it may"
-        raise SourceGone(guard.why, f"{url}: {said}") from failed
+    # also where nothing failed: to a reader a connection that was shut down looks ended
+    if why := str(failed) if isinstance(failed, Ended) else guard.why:
+        said = "was stopped" if why == "stopped" else "took longer than it may"
+        raise SourceGone(why, f"{url}: {said}") from failed
     if failed is not None:
         raise SourceGone(_code_of(failed), f"{url}: {failed or type(failed).__name__}") from failed
 
@@ -306,33 +289,51 @@ def _range_of(text: str, url: str) -> tuple[int, int, int | None]:
     return int(found[1]), int(found[2]), None if found[3] == "*" else int(found[3])
 
 
+def _addresses(host: str, port: int, ends: Ends, most_s: float) -> list[Any]:
+    """As socket.getaddrinfo gives them. Raises gaierror, Ended."""
+    try:
+        return apart(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), ends, most_s=most_s)
+    except Ended:
+        raise
+    except TimeoutError as err:
+        raise socket.gaierror(socket.EAI_AGAIN, f"the name server gave {err}") from err
+
+
 @contextlib.contextmanager
-def _open_file(url: str, start: int) -> Iterator[Answer]:
+def _open_file(url: str, start: int, ends: Ends) -> Iterator[Answer]:
     """A folder (USB stick, share) in place of a server: regular files only. A file that is not there is a 404."""
     path = Path(unquote(urlsplit(url).path))
+    with _as_unreadable(path):
+        stream, size = apart(lambda: _regular(path, start), ends)
+    start = min(start, size)
+
+    def read(count: int) -> bytes:
+        with _as_unreadable(path):
+            return apart(lambda: stream.read(count) or b"", ends)
+
+    with stream:
+        yield Answer(start, size - start, size, "", start == 0, read)
+
+
+def _regular(path: Path, start: int) -> tuple[FileIO, int]:
+    """Unbuffered: no lock is held by a read that was left behind."""
+    stream = FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC))
+    found = os.fstat(stream.fileno())
+    if not stat.S_ISREG(found.st_mode):
+        stream.close()
+        raise ValueError("not a regular file")
+    stream.seek(min(start, found.st_size))
+    return stream, found.st_size
+
+
+@contextlib.contextmanager
+def _as_unreadable(path: Path) -> Iterator[None]:
     try:
-        stream = _regular(path)
+        yield
+    except Ended as err:
+        said = "was stopped" if str(err) == "stopped" else "took longer than it may"
+        raise SourceGone(str(err), f"{path}: {said}") from err
     except FileNotFoundError as err:
         raise HttpStatus(404, f"{path}: no such file") from err
     except (OSError, ValueError) as err:
         raise SourceGone("unreadable", f"{path}: {err}") from err
-    with stream:
-        size = os.fstat(stream.fileno()).st_size
-        start = min(start, size)
-        stream.seek(start)
-        yield Answer(start, size - start, size, "", start == 0, lambda count: _read_file(stream, path, count))
-
-
-def _regular(path: Path) -> BinaryIO:
-    stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-        stream.close()
-        raise ValueError("not a regular file")
-    return stream
-
-
-def _read_file(stream: BinaryIO, path: Path, count: int) -> bytes:
-    try:
-        return stream.read(count)
-    except OSError as err:
-        raise SourceGone("unreadable", f"{path}: {err.strerror}") from err
