@@ -16,6 +16,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import structlog
+
 from edge_inspect.config import Config
 from edge_inspect.config_update import UpdateConfig
 from edge_inspect.errors import StorageFailing
@@ -36,6 +38,8 @@ from edge_inspect.update.trouble import trouble
 from edge_inspect.update.updater import Updater
 from edge_wire import messages as wire
 from edge_wire.updates import ModelUpdate
+
+log = structlog.get_logger()
 
 HINT_NAME = "hint"
 """edge-inspect-fetch looks at its time stamp."""
@@ -97,7 +101,12 @@ class Updates:
                 shape=model.shape, sources=tuple(sorted(set(picture_sizes()))),
                 latency_factor=table.probe_latency_factor,
             )  # fmt: skip
-            return probe(package.dir, model=request, golden_of=active.dir, limits=limits, service=SERVICE)
+            assert self._updater is not None
+            stop = self._updater.pulse.stop
+            probed = probe(package.dir, model=request, golden_of=active.dir, limits=limits, service=SERVICE, stop=stop)
+            if probed.remark:
+                log.info("model.probed", model=package.digest, remark=probed.remark)
+            return probed
 
         return ask
 

@@ -94,10 +94,6 @@ def as_facts(request: Request) -> dict[str, Any]:
     }
 
 
-def probed_from(facts: dict[str, Any]) -> Probed:
-    return Probed(**{**facts, "variants": tuple(facts["variants"])})
-
-
 def examine(request: Request, network: str = "") -> Probed:
     """Raises BadModel: what `ModelPackage.load` and `Engine` say, and probe-provider, non-finite, constant-output,
     boxes-outside, too-many-boxes, known-answer, golden-of-active, probe-latency, probe-memory."""

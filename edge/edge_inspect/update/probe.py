@@ -2,9 +2,12 @@
 
 1. Whatever the candidate does to its process, the answer is `Probed` or a BadModel with a code, within `seconds`.
 2. The process has limits on address space, CPU time, files, tasks and file size, no core dump, an empty environment, no
-   network where the kernel lets an ordinary user cut it, and dies with all its children.
-3. Where systemd runs edge-inspect-probe.socket, the probing is done by that service instead, which has no network, no
-   devices and no file to write; a GPU probe needs devices and stays a child of the daemon.
+   network where the kernel lets an ordinary user cut it, and dies with all its descendants (`probe_family`).
+3. Its answer is read as a stranger's: what is not exactly in order is a crash (`probe_answer`).
+4. Where systemd runs edge-inspect-probe.socket, the probing is done by that service instead, which has no network, no
+   devices and no file to write; a GPU probe needs devices and stays a child of the daemon. A service that is there and
+   cannot be asked is told, in the log and in `Probed.remark`.
+5. `stop` ends it at once, and everything that it started.
 
     probe(package.dir, golden_of=active.dir, model=Request(..., provider="cpu"), limits=ProbeLimits())
 
@@ -16,29 +19,37 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from edge_inspect.errors import BadModel
-from edge_inspect.update.examine import Probed, Request, as_facts, probed_from, request_from
-from edge_inspect.update.probe_child import GPU, lacks_memory
+import structlog
+
+from edge_inspect.errors import Ending
+from edge_inspect.update.examine import Probed, Request, as_facts, request_from
+from edge_inspect.update.probe_answer import ANSWER_BYTES, Answer, Refused, answer_of, probed_or_raise, read_answer
+from edge_inspect.update.probe_child import GPU
+from edge_inspect.update.probe_family import end_all, resident_bytes
+
+log = structlog.get_logger()
 
 CHILD = (sys.executable, "-I", "-B", "-m", "edge_inspect.update.probe_child")
 SERVICE = Path("/run/edge-inspect-probe/socket")
-LOOK_S = 0.05
+LOOK_S = 0.1
+SERVICE_MORE_S = 30.0
+"""Beyond its own seconds: systemd starts it, and the machine may be busy."""
 LEFT_TO_GROUP_BYTES = 384 << 20
 """Of the memory that systemd gives our service the probe leaves so much: beyond it the kernel would end us as well."""
 LEAST_ADDRESSES_BYTES = 1 << 30
 RUNTIME_BYTES = 512 << 20
 """What Python and a runtime take before there is a model; the limit on addresses counts from there exactly."""
-ANSWER_BYTES = 1 << 20
 KEPT_FOR_GPU = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_MODULE_LOADING")
 """The only words of the environment that a child gets, and only for a GPU."""
 
@@ -49,6 +60,8 @@ class ProbeLimits:
     """Wall time, from start to answer."""
     memory_bytes: int = 4 << 30
     """Address space and resident memory beyond what the runtime itself takes."""
+    addresses_bytes: int | None = None
+    """Of address space alone, where it is another number (a GPU's driver: not limited at all)."""
 
 
 def probe(
@@ -59,26 +72,42 @@ def probe(
     limits: ProbeLimits | None = None,
     service: Path | None = None,
     command: Sequence[str] = CHILD,
+    stop: threading.Event | None = None,
 ) -> Probed:
     """Load and examine the package in `package_dir`.
 
     model: as what it shall run; its `package` and `golden_of` are those given here.
     golden_of: the package that judges now, whose golden pictures are asked too.
     service: the socket of edge-inspect-probe; without, or where nobody listens, a child of this process does it.
-    Raises BadModel: probe-crash, probe-hang, probe-memory, and what `examine` raises.
+    stop: when it is set, the probe ends and nothing is known.
+    Raises BadModel: probe-crash, probe-hang, probe-memory, and what `examine` raises; Ending.
     """
     request = replace(model or Request(package_dir), package=package_dir, golden_of=golden_of)
     limits = limits or ProbeLimits()
-    answer = None
+    gone = stop.is_set if stop is not None else _never
+    answer, remark = None, ""
     if service is not None and request.provider not in GPU:
-        answer = _ask_service(service, request, limits)
-    return _read(request, answer or run_child(request, limits, command))
+        connection, remark = _reach(service)
+        if connection is not None:
+            with connection:
+                answer = _ask_service(connection, service, request, limits, gone)
+    probed = probed_or_raise(answer or run_child(request, limits, command, gone), package_dir)
+    return replace(probed, remark="; ".join(filter(None, (probed.remark, remark))))
 
 
-def run_child(request: Request, limits: ProbeLimits, command: Sequence[str] = CHILD) -> dict[str, Any]:
-    """The child's answer, or one in its place when it could give none; never raises for what the child does."""
+def _never() -> bool:
+    return False
+
+
+def run_child(
+    request: Request, limits: ProbeLimits, command: Sequence[str] = CHILD, gone: Callable[[], bool] = _never
+) -> Answer:
+    """The child's answer, or one in its place when it could give none; never raises for what the child does.
+
+    gone: nobody wants to know any more. Raises Ending.
+    """
     room = room_in_group_bytes()
-    addresses = min(limits.memory_bytes, max(room - RUNTIME_BYTES, LEAST_ADDRESSES_BYTES))
+    addresses = limits.addresses_bytes or min(limits.memory_bytes, max(room - RUNTIME_BYTES, LEAST_ADDRESSES_BYTES))
     resident = min(RUNTIME_BYTES + limits.memory_bytes, max(room, LEFT_TO_GROUP_BYTES))
     asked = {"request": as_facts(request), "seconds": limits.seconds, "address_space_bytes": addresses}
     with subprocess.Popen(
@@ -96,8 +125,9 @@ def run_child(request: Request, limits: ProbeLimits, command: Sequence[str] = CH
             assert child.stdin is not None
             with contextlib.suppress(BrokenPipeError), child.stdin:
                 child.stdin.write(json.dumps(asked).encode() + b"\n")
-            verdict = _watch(child, heard, limits.seconds, resident)
+            verdict = _watch(child, heard, limits.seconds, resident, gone)
         finally:
+            end_all(child.pid)  # before the one that keeps them together
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
@@ -135,32 +165,69 @@ def serve(listener: socket.socket, command: Sequence[str] = CHILD) -> None:
         with connection.makefile("rwb") as stream:
             asked = json.loads(stream.readline(ANSWER_BYTES))
             limits = ProbeLimits(float(asked["seconds"]), int(asked["address_space_bytes"]))
-            answer = run_child(request_from(asked["request"]), limits, command)
-            stream.write(json.dumps(answer).encode() + b"\n")
+            try:
+                answer = run_child(request_from(asked["request"]), limits, command, lambda: _hung_up(connection))
+            except Ending:
+                return
+            stream.write(answer.model_dump_json().encode() + b"\n")
 
 
-def _ask_service(service: Path, request: Request, limits: ProbeLimits) -> dict[str, Any] | None:
-    """None where nobody listens."""
-    asked = {"request": as_facts(request), "seconds": limits.seconds, "address_space_bytes": limits.memory_bytes}
+def _hung_up(connection: socket.socket) -> bool:
+    """Whoever asked has closed its end: after the request it says nothing more."""
+    watch = select.poll()
+    watch.register(connection, select.POLLRDHUP)
+    return bool(watch.poll(0))
+
+
+def _reach(service: Path) -> tuple[socket.socket | None, str]:
+    """The service, or None where there is none; and why, if there is one that cannot be asked."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with connection:
-        connection.settimeout(limits.seconds + 30)
-        try:
-            connection.connect(str(service))
-        except OSError:
-            return None
-        try:
-            connection.sendall(json.dumps(asked).encode() + b"\n")
-            with connection.makefile("rb") as stream:
-                line = stream.readline(ANSWER_BYTES)
-        except TimeoutError:
-            return _refused("probe-hang", f"{service}: no answer within {limits.seconds + 30:g} s")
-        except OSError as err:
-            return _refused("probe-crash", f"{service}: {err.strerror}")
-    return _parsed(line) or _refused("probe-crash", f"{service}: the probe ended without an answer")
+    connection.settimeout(SERVICE_MORE_S)
+    try:
+        connection.connect(str(service))
+        return connection, ""
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        return None, ""
+    except OSError as err:
+        connection.close()
+        why = f"{service} cannot be asked, a child of this process examined it: {err.strerror or err}"
+        log.warning("probe.service_not_reached", why=why)
+        return None, why
 
 
-def _watch(child: subprocess.Popen[bytes], heard: _Heard, seconds: float, resident_bytes: int) -> dict[str, Any] | None:
+def _ask_service(
+    connection: socket.socket, service: Path, request: Request, limits: ProbeLimits, gone: Callable[[], bool]
+) -> Answer:
+    asked = {"request": as_facts(request), "seconds": limits.seconds, "address_space_bytes": limits.memory_bytes}
+    seconds = limits.seconds + SERVICE_MORE_S
+    said, until_s = b"", time.monotonic() + seconds
+    try:
+        connection.sendall(json.dumps(asked).encode() + b"\n")
+        connection.settimeout(LOOK_S)
+        while b"\n" not in said and len(said) < ANSWER_BYTES:
+            _go_on(gone)
+            if time.monotonic() > until_s:
+                return Refused(code="probe-hang", message=f"{service}: no answer within {seconds:g} s")
+            with contextlib.suppress(TimeoutError):
+                if not (more := connection.recv(1 << 16)):
+                    break
+                said += more
+    except OSError as err:
+        return Refused(code="probe-crash", message=f"{service}: {err.strerror or err}")
+    return read_answer(said) or Refused(
+        code="probe-crash", message=f"{service}: the probe ended without an answer that is one"
+    )
+
+
+def _go_on(gone: Callable[[], bool]) -> None:
+    if gone():
+        raise Ending("nobody waits for the probe any more: it is ended, and can be asked again")
+
+
+def _watch(
+    child: subprocess.Popen[bytes], heard: _Heard, seconds: float, most_bytes: int, gone: Callable[[], bool]
+) -> Answer | None:
     """Until it ends by itself (None), or the answer for what it does not stop doing."""
     deadline = time.monotonic() + seconds
     while True:
@@ -168,10 +235,11 @@ def _watch(child: subprocess.Popen[bytes], heard: _Heard, seconds: float, reside
             child.wait(LOOK_S)
             return None
         heard.drain()
-        if _resident_bytes(child.pid) > resident_bytes:
-            return _refused("probe-memory", f"more than {resident_bytes >> 20} MiB of memory in all")
+        _go_on(gone)
+        if resident_bytes(child.pid) > most_bytes:
+            return Refused(code="probe-memory", message=f"more than {most_bytes >> 20} MiB of memory in all")
         if time.monotonic() > deadline:
-            return _refused("probe-hang", f"no answer within {seconds:g} s")
+            return Refused(code="probe-hang", message=f"no answer within {seconds:g} s")
 
 
 def room_in_group_bytes(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
@@ -190,47 +258,6 @@ def room_in_group_bytes(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/
     return room
 
 
-def answer_of(returncode: int, said: bytes, complained: str) -> dict[str, Any]:
-    """What the child said, or what its end says in its place."""
-    answer = _parsed((said.strip().splitlines() or [b""])[-1])
-    if answer is not None and returncode == 0:
-        return answer
-    last = (complained.strip().splitlines() or ["it said nothing"])[-1][:200]
-    if lacks_memory(complained):
-        return _refused("probe-memory", f"more memory than it may have: {last}")
-    if returncode == -signal.SIGXCPU:
-        return _refused("probe-hang", "more CPU time than it may have")
-    how = f"killed by {signal.Signals(-returncode).name}" if returncode < 0 else f"exit code {returncode}"
-    return _refused("probe-crash", f"the process that loaded it was {how}: {last}")
-
-
-def _refused(code: str, message: str) -> dict[str, Any]:
-    return {"ok": False, "code": code, "message": message}
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        answer = json.loads(line)
-    except ValueError:
-        return None
-    return answer if isinstance(answer, dict) and isinstance(answer.get("ok"), bool) else None
-
-
-def _read(request: Request, answer: dict[str, Any]) -> Probed:
-    if answer.pop("ok"):
-        return probed_from(answer)
-    message = " ".join(str(answer["message"]).split())
-    where = "" if str(request.package) in message else f"{request.package}: "
-    raise BadModel(str(answer["code"]), where + message)
-
-
 def _environment(provider: str) -> dict[str, str]:
     kept = {name: os.environ[name] for name in KEPT_FOR_GPU if name in os.environ} if provider != "cpu" else {}
     return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent", "MALLOC_ARENA_MAX": "2"} | kept
-
-
-def _resident_bytes(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0

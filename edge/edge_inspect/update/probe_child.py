@@ -2,9 +2,10 @@
 
     {"ok": true, "provider": "cpu", ...}  or  {"ok": false, "code": "known-answer", "message": "..."}
 
-1. The network goes first, while there is one thread (libraries start more as they are imported); then everything ours
+1. A small process stays behind and ends whatever this one leaves running (`probe_family`).
+2. The network goes first, while there is one thread (libraries start more as they are imported); then everything ours
    is imported and the provider chosen; then the limits; only then a byte of the candidate is read.
-2. Only `probe` starts it: request on stdin, answer on stdout, both one JSON object. Nothing is written to any file.
+3. Only `probe` starts it: request on stdin, answer on stdout, both one JSON object. Nothing is written to any file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_inspect.errors import BadModel, InspectError
+from edge_inspect.update.probe_family import guard
 
 CLONE_NEWNET, CLONE_NEWUSER = 0x4000_0000, 0x1000_0000
 MOST_FILES = 256
@@ -29,6 +31,11 @@ CUT_OFF = "cut off"
 
 
 def main() -> None:
+    guard()
+    answer()
+
+
+def answer() -> None:
     """One request, one answer, exit code 0; whatever else happens is a crash, and the parent's to name."""
     asked = json.loads(sys.stdin.readline())
     network = cut_network()
@@ -36,14 +43,14 @@ def main() -> None:
 
     try:
         limit(asked["address_space_bytes"], asked["seconds"], gpu=_prepare(asked["request"]["provider"]) in GPU)
-        answer: dict[str, Any] = {"ok": True} | asdict(examine(request_from(asked["request"]), network))
+        said: dict[str, Any] = {"ok": True} | asdict(examine(request_from(asked["request"]), network))
     except BadModel as err:
-        answer = {"ok": False, "code": _code(err), "message": str(err).removesuffix(f" [{err.code}]")}
+        said = {"ok": False, "code": _code(err), "message": str(err).removesuffix(f" [{err.code}]")}
     except MemoryError:
-        answer = {"ok": False, "code": "probe-memory", "message": "more memory than it may have"}
+        said = {"ok": False, "code": "probe-memory", "message": "more memory than it may have"}
     except InspectError as err:
-        answer = {"ok": False, "code": "probe-provider", "message": str(err)}
-    sys.stdout.write(json.dumps(answer) + "\n")
+        said = {"ok": False, "code": "probe-provider", "message": str(err)}
+    sys.stdout.write(json.dumps(said) + "\n")
     sys.stdout.flush()
     os._exit(0)  # a runtime's own tidying up must not turn the answer into a crash
 

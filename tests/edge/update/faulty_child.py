@@ -6,14 +6,17 @@ Only tests start it; the program has no such switch. The model that judges is lo
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from edge_inspect.update import probe_child
+from edge_inspect.update.probe_family import guard
 
 
 def hog() -> None:
@@ -37,6 +40,39 @@ def grandchild() -> None:
     os.abort()
 
 
+def left_alone() -> None:
+    """The same with one that has left its group and its session, and has a child of its own there."""
+    if os.fork() == 0:
+        os.setsid()
+        os.fork()
+        signal.pause()
+    time.sleep(0.5)  # until it has left
+    os.abort()
+
+
+def hog_elsewhere() -> None:
+    """The memory is a grandchild's."""
+    if os.fork() == 0:
+        os.setsid()
+        resident_hog()
+    signal.pause()
+
+
+def hang_with_family() -> None:
+    """Says so, then hangs, with a grandchild of another session."""
+    if os.fork() == 0:
+        os.setsid()
+        signal.pause()
+    Path(sys.argv[2]).touch()
+    signal.pause()
+
+
+def say(answer: dict[str, Any]) -> None:
+    """In place of what it has found out."""
+    print(json.dumps(answer), flush=True)
+    os._exit(0)
+
+
 def write() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     Path(sys.argv[2]).write_bytes(b"something")
@@ -54,6 +90,10 @@ FAULTS: dict[str, Any] = {
     "hog": hog,
     "resident-hog": resident_hog,
     "grandchild": grandchild,
+    "left-alone": left_alone,
+    "hog-elsewhere": hog_elsewhere,
+    "hang-with-family": hang_with_family,
+    "say": lambda: say(json.loads(sys.argv[2])),
     "write": write,
     "connect": connect,
     "silent": lambda: os._exit(0),
@@ -61,6 +101,7 @@ FAULTS: dict[str, Any] = {
 
 
 def main() -> None:
+    guard()
     probe_child.cut_network()  # as there: before anything that starts threads is imported
     from edge_inspect.inference import engine
 
@@ -72,7 +113,7 @@ def main() -> None:
         return really(model, *rest)
 
     engine.open_binding = open_binding
-    probe_child.main()
+    probe_child.answer()
 
 
 if __name__ == "__main__":

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from edge_inspect.cli.probe import run_command
-from edge_inspect.errors import BadModel
+from edge_inspect.errors import BadModel, Ending
 from edge_inspect.update.examine import Probed, Request
-from edge_inspect.update.probe import ProbeLimits, answer_of, probe, room_in_group_bytes
+from edge_inspect.update.probe import ProbeLimits, probe, room_in_group_bytes, serve
+from edge_inspect.update.probe_answer import Refused, answer_of
 from tests.edge.update import packages
 from tests.edge.update.packages import package
 
@@ -79,6 +85,8 @@ def test_process_that_is_lost_is_a_refusal(fault: str, code: str, says: str, can
     [
         (0, b'{"ok": "yes"}\n', "", "probe-crash", "exit code 0"),
         (0, b"[1]", "", "probe-crash", "exit code 0"),
+        (0, b'{"ok": false, "code": "x", "message": 1}', "", "probe-crash", "is no answer"),
+        (-99, b"", "", "probe-crash", "signal 99"),
         (-11, b'{"ok": true}\n', "", "probe-crash", "SIGSEGV"),
         (1, b"", "Traceback\nKeyError: 'no such key'\n", "probe-crash", "KeyError"),
         (-6, b"", "terminate called after throwing an instance of 'std::bad_alloc'\n", "probe-memory", "bad_alloc"),
@@ -87,7 +95,35 @@ def test_process_that_is_lost_is_a_refusal(fault: str, code: str, says: str, can
 )
 def test_no_answer_is_an_answer(returncode: int, said: bytes, complained: str, code: str, says: str) -> None:
     answer = answer_of(returncode, said, complained)
-    assert (answer["ok"], answer["code"], says in answer["message"]) == (False, code, True)
+    assert isinstance(answer, Refused)
+    assert (answer.code, says in answer.message) == (code, True)
+
+
+PASSED = {
+    "ok": True, "provider": "cpu", "variants": ["model.onnx"], "latency_p50_ms": 1.0, "latency_p99_ms": 2.0,
+    "active_p50_ms": 1.0, "active_p99_ms": 2.0, "memory_bytes": 1, "active_memory_bytes": 1, "network": "",
+    "remark": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"ok": True},
+        PASSED | {"more": 1},
+        {"ok": False},
+        {"ok": False, "code": "No Code\n", "message": "x"},
+    ],
+    ids=["nothing-in-it", "a-key-more", "no-code", "a-code-that-is-none"],
+)
+def test_an_answer_that_is_none_is_a_crash_of_the_probe_only(candidate: Path, answer: dict[str, Any]) -> None:
+    refused = faulty(candidate, "say", json.dumps(answer))
+    assert refused.code == "probe-crash" and "no answer" in str(refused)
+
+
+def test_what_it_says_in_order_is_believed(candidate: Path) -> None:
+    command = (sys.executable, "-I", str(FAULTY), "say", json.dumps(PASSED))
+    assert probe(candidate, model=on_cpu(), limits=PATIENT, command=command).variants == ("model.onnx",)
 
 
 def test_hang_ends_at_the_deadline(candidate: Path) -> None:
@@ -96,10 +132,53 @@ def test_hang_ends_at_the_deadline(candidate: Path) -> None:
     assert time.monotonic() - started < 60
 
 
-def test_nothing_of_it_is_left_running(candidate: Path) -> None:
-    assert faulty(candidate, "grandchild").code == "probe-crash"
-    left = [p for p in psutil.process_iter(["cmdline"]) if str(FAULTY) in (p.info["cmdline"] or [])]
-    assert [p.pid for p in left if p.status() != psutil.STATUS_ZOMBIE] == []
+def running(word: Path) -> list[int]:
+    """Whose command line has this word, and has not ended."""
+    found = psutil.process_iter(["cmdline", "status"])
+    mine = [p for p in found if str(word) in (p.info["cmdline"] or []) and p.pid != os.getpid()]
+    return [p.pid for p in mine if p.info["status"] != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("fault", ["grandchild", "left-alone"])
+def test_nothing_of_it_is_left_running(candidate: Path, tmp_path: Path, fault: str) -> None:
+    assert faulty(candidate, fault, str(tmp_path)).code == "probe-crash"
+    assert running(tmp_path) == []
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    until_s = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < until_s, f"never: {what}"
+        time.sleep(0.02)
+
+
+def test_it_ends_with_the_daemon_at_once(candidate: Path, tmp_path: Path) -> None:
+    begun, stop, ended = tmp_path / "begun", threading.Event(), []
+    command = (sys.executable, "-I", str(FAULTY), "hang-with-family", str(begun))
+
+    def ask() -> None:
+        try:
+            probe(candidate, model=on_cpu(), limits=PATIENT, command=command, stop=stop)
+        except Ending as err:
+            ended.append(err)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    until(begun.exists, "begun")
+    stop.set()
+    thread.join(timeout=60)
+    assert len(ended) == 1 and running(begun) == []
+
+
+def test_it_ends_when_the_daemon_is_killed(candidate: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    start = "import sys; from pathlib import Path; from edge_inspect.update.probe import probe;"
+    start += "probe(Path(sys.argv[1]), command=sys.argv[2:])"
+    command = [str(candidate), sys.executable, "-I", str(FAULTY), "hang-with-family", str(begun)]
+    with subprocess.Popen([sys.executable, "-c", start, *command]) as daemon:
+        until(begun.exists, "begun")
+        daemon.kill()
+    until(lambda: running(begun) == [], "all of it has ended")
 
 
 def test_it_writes_no_file(candidate: Path, tmp_path: Path) -> None:
@@ -116,19 +195,12 @@ def test_it_has_no_network_where_the_kernel_allows_to_cut_it(candidate: Path, pr
     assert "unreachable" in str(refused)
 
 
-def test_resident_memory_is_watched_from_outside_too(candidate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resident_memory_is_watched_from_outside_too(candidate: Path) -> None:
     """Where addresses cannot be limited, as with a GPU's driver."""
-    limits = ProbeLimits(seconds=120.0, memory_bytes=400 << 20)
-    really = json.dumps
-
-    def much_address_space(value: Any, **how: Any) -> str:
-        if "address_space_bytes" in value:
-            value = value | {"address_space_bytes": 8 << 30}
-        return really(value, **how)
-
-    monkeypatch.setattr("edge_inspect.update.probe.json.dumps", much_address_space)
-    refused = faulty(candidate, "resident-hog", limits=limits)
-    assert refused.code == "probe-memory" and "of memory in all" in str(refused)
+    limits = ProbeLimits(seconds=120.0, memory_bytes=400 << 20, addresses_bytes=8 << 30)
+    for fault in ("resident-hog", "hog-elsewhere"):
+        refused = faulty(candidate, fault, limits=limits)
+        assert refused.code == "probe-memory" and "of memory in all" in str(refused)
 
 
 def test_it_takes_no_more_than_systemd_gives_the_daemon(tmp_path: Path) -> None:
@@ -192,3 +264,68 @@ def test_service_answers_on_the_socket_that_systemd_passes(candidate: Path, tmp_
 def test_without_the_service_a_child_does_it(candidate: Path, tmp_path: Path) -> None:
     with pytest.raises(BadModel, match="exit code 1"):
         probe(candidate, model=on_cpu(), service=tmp_path / "nobody", command=("/bin/false",))
+
+
+def test_a_service_that_cannot_be_asked_is_told(
+    candidate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody listens: a child does it, without a word. Somebody does, and will not have us: that is told."""
+    command = (sys.executable, "-I", str(FAULTY), "say", json.dumps(PASSED))
+    left = tmp_path / "left"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(left))
+    with capture_logs() as told:
+        for service in (tmp_path / "nobody", left):
+            assert probe(candidate, model=on_cpu(), limits=PATIENT, service=service, command=command).remark == ""
+    assert not told
+
+    def forbidden(self: socket.socket, address: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("edge_inspect.update.probe.socket.socket.connect", forbidden)
+    with capture_logs() as told:
+        probed = probe(candidate, model=on_cpu(), limits=PATIENT, service=left, command=command)
+    assert [line["event"] for line in told] == ["probe.service_not_reached"] and told[0]["log_level"] == "warning"
+    assert f"{left} cannot be asked" in probed.remark and "Permission denied" in probed.remark
+
+
+def test_the_service_ends_its_child_when_nobody_waits_any_more(candidate: Path, tmp_path: Path) -> None:
+    where, begun, stop = tmp_path / "socket", tmp_path / "begun", threading.Event()
+    command = (sys.executable, "-I", str(FAULTY), "hang-with-family", str(begun))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(where))
+        listener.listen(1)
+        thread = threading.Thread(target=serve, args=(listener, command))
+        thread.start()
+
+        def stop_it() -> None:
+            until(begun.exists, "begun")
+            stop.set()
+
+        until_begun = threading.Thread(target=stop_it)
+        until_begun.start()
+        with pytest.raises(Ending):
+            probe(candidate, model=on_cpu(), limits=PATIENT, service=where, command=("/bin/false",), stop=stop)
+        until_begun.join()
+        thread.join(timeout=60)
+        assert not thread.is_alive() and running(begun) == []
+
+
+def test_the_service_that_gives_no_answer_is_a_refusal(candidate: Path, tmp_path: Path) -> None:
+    where = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(where))
+        listener.listen(1)
+
+        def say() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b'{"ok": true}\n')
+
+        thread = threading.Thread(target=say)
+        thread.start()
+        with pytest.raises(BadModel) as refused:
+            probe(candidate, model=on_cpu(), limits=PATIENT, service=where, command=("/bin/false",))
+        thread.join()
+    assert refused.value.code == "probe-crash"
