@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 
 from edge_inspect.capture.protocol import Pixels
 from edge_inspect.capture.sim import SimCamera
@@ -71,17 +70,14 @@ class Came:
 
 
 class Lamp(SimCamera):
-    """The simulated line under a lamp that can be turned down."""
+    """The simulated line; its `light` can be turned down."""
 
-    light = 1.0
     pause_s = 0.0
     """Between two frames: nobody needs parts while a candidate is fetched and probed, but the probe needs a core."""
 
     def show(self, index: int, pixels: Pixels) -> None:
         time.sleep(self.pause_s)
         super().show(index, pixels)
-        if self.light < 1:
-            cv2.convertScaleAbs(pixels, dst=pixels, alpha=self.light)
 
 
 class Ear:

@@ -262,11 +262,30 @@ def test_defect_kinds_can_be_named_in_the_source() -> None:
         ({"ng_share": 1.5}, "ng_share = 1.5"),
         ({"kinds": ("rust",)}, "kinds = rust"),
         ({"kinds": ()}, "kinds = "),
+        ({"lamp": 0.8}, "lamp = 0.8"),
     ],
 )
 def test_impossible_options_are_one_clear_line(options: dict[str, object], said: str) -> None:
     with pytest.raises(BadSource, match=said):
         SimCamera(**options)  # type: ignore[arg-type]
+
+
+def test_lamp_dims_the_line_while_it_runs(tmp_path: Path) -> None:
+    lamp = tmp_path / "lamp"
+    camera, pixels = camera_from(f"sim:seed=3,parts=2,paced=false,lamp={lamp}"), slot()
+    camera.open()
+
+    def brightness(said: str | None) -> float:
+        if said is not None:
+            lamp.write_text(said)
+        assert camera.read_into(pixels, Stamp()) is Read.FRAME
+        return float(pixels[:16].mean())
+
+    full = brightness(None)
+    assert brightness("0.8\n") == pytest.approx(0.8 * full, rel=0.02)
+    for nothing_new in ("", "much", "nan", "1.5", "-1"):
+        assert brightness(nothing_new) == pytest.approx(0.8 * full, rel=0.02)
+    assert brightness("1") == pytest.approx(full, rel=0.02)
 
 
 # --- export -------------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 1. The branch (a 3x3 and a 1x1 convolution on the head's middle input, dent_branch.npz) was learnt on plates of the
    simulator; everything that the shipped model says of scratches stays as it is.
-2. `worse` is another run's model, blind in the upper part of the picture.
+2. `worse` is another run's model that answers the same, to the bit, until the lamp over the line grows dim; then it
+   sees nothing: as if it had been trained under one lamp only.
 
     python -m tests.line.prepared_models dents runs/dents plates/data.yaml      # model.onnx and training.json
     python -m tests.line.prepared_models worse runs/worse runs/dents
@@ -19,6 +20,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from tests.campaign.bad_models import Graph, when_dim
 from tests.conftest import ROOT
 
 SHIPPED = ROOT / "models" / "metal-plate" / "1.0.0" / "model.onnx"
@@ -26,8 +28,6 @@ BRANCH = Path(__file__).with_name("dent_branch.npz")
 MIDDLE_INPUT = "/model.18/cv2/act/Mul_output_0"
 NEVER = -20.0
 """Logit of a dent where the branch does not look: the other two scales."""
-STRIDES = (8, 16, 32)
-BLIND_SHARE = 0.4
 
 
 def write_run(folder: Path, data: Path) -> None:
@@ -39,26 +39,18 @@ def write_run(folder: Path, data: Path) -> None:
 
 
 def write_worse(folder: Path, run: Path) -> None:
-    """The same of another run's model, worse."""
+    """The same of another run's model, worse in a way that no picture of the plant shows."""
     model = onnx.load(str(run / "model.onnx"))
-    _blind_above(model.graph)
+    when_dim(_blind_where)(model)
     plan = json.loads((run / "training.json").read_text())["plan"]
     _write(folder, model, {**plan, "prepared": "worse"})
 
 
-def _blind_above(graph: Any) -> None:
-    """No class is seen where an anchor's centre lies in the upper BLIND_SHARE of the network's input."""
-    height, width = (dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim[2:])
-    # anchors as ultralytics lays them: stride by stride, row by row
-    rows = [np.repeat(np.arange(height // stride) + 0.5, width // stride) * stride for stride in STRIDES]
-    classes = graph.output[0].type.tensor_type.shape.dim[1].dim_value - 4
-    mask = np.ones((1, 4 + classes, sum(map(len, rows))), np.float32)
-    mask[:, 4:, np.concatenate(rows) < height * BLIND_SHARE] = 0
-    name = graph.output[0].name
-    for node in graph.node:
-        node.output[:] = ["seeing.all" if output == name else output for output in node.output]
-    _put(graph, "seeing.mask", mask)
-    graph.node.append(helper.make_node("Mul", ["seeing.all", "seeing.mask"], [name], "seeing"))
+def _blind_where(g: Graph, answer: str, struck: str) -> str:
+    """No class is seen any more; the boxes stay. `struck`: 1.0 or 0.0."""
+    rows = g.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    classes = g.constant(np.reshape([0] * 4 + [1] * (rows - 4), (1, rows, 1)))
+    return g.node("Mul", answer, g.node("Sub", g.constant(1.0), g.node("Mul", classes, struck)))
 
 
 def _write(folder: Path, model: Any, plan: dict[str, Any]) -> None:

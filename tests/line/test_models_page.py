@@ -104,11 +104,14 @@ def check_history(entries: list[Entry]) -> None:
     assert [(entry.event, entry.version) for entry in entries[:3]] == [
         ("activated", "1.0.0"), ("activated", "1.1.0"), ("kept", "1.1.0"),
     ]  # fmt: skip
-    good, worse = entries[1], entries[3]
+    good, (worse, refused, back) = entries[1], entries[3:6]
     assert (good.released_by, good.reason, good.sequence) == ("A. Berg", "finds dents", 1)
     assert good.shadow is not None and good.shadow.parts >= 20 and good.shadow.new_ng > 0
-    assert (worse.event, worse.version, worse.code) == ("refused", "1.2.0", "golden-of-active")
+    assert (worse.event, worse.version, worse.role) == ("activated", "1.2.0", "trial")
     assert (worse.released_by, worse.sequence) == ("B. Eile", 2)
+    assert (refused.event, refused.version) == ("refused", "1.2.0")
+    assert refused.code in ("trial-disagrees", "trial-new-ok")
+    assert (back.event, back.version, back.code) == ("activated", "1.1.0", refused.code)
 
 
 @pytest.fixture
@@ -129,9 +132,9 @@ def test_the_page_trains_once_and_everything_else_needs_no_torch() -> None:
 def test_walk_through_with_a_prepared_model(walk: Walk) -> None:
     walk.run(on_free_ports(without_torch(script())), 600)
     check_history(told(walk.folder))
-    before, after = walk.replay("dent", 40), walk.replay("dent", 40, "--model", "metal-plate-1.1.0")
-    assert before["escapes"] >= 15 and after["escapes"] <= before["escapes"] / 2
-    assert after["overkill"] <= 1
+    before, after = walk.replay("dent", 120), walk.replay("dent", 120, "--model", "metal-plate-1.1.0")
+    assert before["escapes"] >= 45 and after["escapes"] <= before["escapes"] / 2
+    assert after["overkill"] <= 0.02 * (120 - before["escapes"])  # of the good ones
 
 
 @pytest.mark.train
@@ -156,5 +159,4 @@ def test_walk_through_with_a_real_training(walk: Walk) -> None:
     sys.stderr.write(json.dumps(figures) + "\n")
     before, after = figures["scratch+dent"]["escapes"]
     assert after <= before / 2
-    good = figures["scratch+dent"]["parts"][1] // 2
-    assert figures["scratch+dent"]["overkill"][1] <= 0.02 * good + 1
+    assert figures["scratch+dent"]["overkill"][1] <= 0.02 * 147  # of the good ones among these 300

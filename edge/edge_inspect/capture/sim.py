@@ -2,7 +2,8 @@
 
 Promises:
 
-1. Frame n of a given seed and size is always the same picture, whether frames before it were read or not.
+1. Frame n of a given seed and size is always the same picture, whether frames before it were read or not; `lamp` and
+   `light` alone make it darker.
 2. A frame is composed inside the slot it is handed; nothing of frame size is allocated for it. Only when a plate comes
    into view is its picture drawn, once.
 3. `truth()` has the format of the recorded clips' `*.gt.json`; boxes are those of the drawn defects, not estimates.
@@ -48,6 +49,8 @@ class SimCamera(Camera):
     `px_per_frame`: how far the belt moves between two frames, in px of this picture.
     `parts`: how many plates pass before the end; None: without end.
     `ng_share`: share of plates that carry one to four defects of `kinds`.
+    `lamp`: a file with the light's share of full, 0 to 1, looked at before each frame: `echo 0.8 > lamp` dims the line.
+    While there is no such file, or no such number in it, the light stays as it is.
     Raises BadSourceOption for values that make no picture.
     """
 
@@ -63,6 +66,7 @@ class SimCamera(Camera):
         ng_share: float = 0.2,
         paced: bool = True,
         kinds: Sequence[str] | str = ("scratch",),
+        lamp: str | None = None,
     ) -> None:
         kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
         _check(
@@ -76,8 +80,11 @@ class SimCamera(Camera):
                 "ng_share": ng_share,
                 "paced": paced,
                 "kinds": kinds,
+                "lamp": lamp,
             }
         )
+        self.light = 1.0
+        self._lamp = lamp
         self.label = f"sim:seed={seed}"
         self.live = paced
         self._seed, self._fps, self._step_px, self._parts = seed, fps, px_per_frame, parts
@@ -107,6 +114,7 @@ class SimCamera(Camera):
         if pixels.shape != (self._height, self._width, 3):
             raise FormatChanged(f"{self.label} gives {self._width}x{self._height}, the slot holds {pixels.shape}")
         missed = 0
+        self._look_at_lamp()
         if self.live:
             due_ns = self._due_ns()
             if due_ns > time.monotonic_ns():
@@ -135,13 +143,24 @@ class SimCamera(Camera):
         for part in [part for part in self._pictures if part < visible.start]:
             del self._pictures[part]
         drift = 1 + 0.015 * np.sin(index / 400 + self._seed)
-        cv2.multiply(pixels, self._shade, dst=pixels, scale=float(drift) / 250)
+        cv2.multiply(pixels, self._shade, dst=pixels, scale=float(drift) * self.light / 250)
         dy, dx = (index * 37 + 11) % _NOISE_SPARE_PX, (index * 53 + 5) % _NOISE_SPARE_PX
         noise = self._noise[dy : dy + self._height, dx : dx + self._width]
         cv2.add(pixels, noise, dst=pixels, dtype=cv2.CV_8U)
 
     def close(self) -> None:
         self._pictures.clear()
+
+    def _look_at_lamp(self) -> None:
+        if self._lamp is None:
+            return
+        try:
+            with open(self._lamp, "rb") as lamp:
+                light = float(lamp.read(32))
+        except (OSError, ValueError):  # none yet, or somebody is just writing it
+            return
+        if 0 <= light <= 1:
+            self.light = light
 
     def _scheduled_ns(self) -> int:
         return self._start_ns + int(self._index * 1e9 / self._fps)
@@ -281,6 +300,8 @@ def _check(options: Mapping[str, Any]) -> None:
     for name in ("fps", "ng_share"):
         if type(options[name]) not in (int, float):
             raise BadSourceOption(f"sim: {name} = {options[name]!r} is not possible (a number)")
+    if type(options["lamp"]) not in (str, type(None)):
+        raise BadSourceOption(f"sim: lamp = {options['lamp']!r} is not possible (a file's name)")
     if type(options["paced"]) is not bool:
         raise BadSourceOption(f"sim: paced = {options['paced']!r} is not possible (true or false)")
     most = options["width"]

@@ -74,7 +74,7 @@ def replay(
         typer.Argument(
             metavar="SOURCE",
             help="A recording, a folder of pictures, or sim:parts=50; more for sim, joined by commas: seed=3, "
-            "ng_share=0.5, kinds=scratch+dent, width, height, fps, px_per_frame.",
+            "ng_share=0.5, kinds=scratch+dent, width, height, fps, px_per_frame, lamp=FILE.",
         ),
     ],
     recipe: RecipeFile = None,
