@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 from edge_inspect.capture.protocol import Pixels
 from edge_inspect.capture.sim import SimCamera
 from edge_inspect.config import Config, config_from_options

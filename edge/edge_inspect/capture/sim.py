@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -84,7 +85,7 @@ class SimCamera(Camera):
             }
         )
         self.light = 1.0
-        self._lamp = lamp
+        self._lamp = None if lamp is None else Path(lamp)
         self.label = f"sim:seed={seed}"
         self.live = paced
         self._seed, self._fps, self._step_px, self._parts = seed, fps, px_per_frame, parts
@@ -155,7 +156,7 @@ class SimCamera(Camera):
         if self._lamp is None:
             return
         try:
-            with open(self._lamp, "rb") as lamp:
+            with self._lamp.open("rb") as lamp:
                 light = float(lamp.read(32))
         except (OSError, ValueError):  # none yet, or somebody is just writing it
             return
