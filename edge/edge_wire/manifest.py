@@ -27,6 +27,8 @@ FORMAT: Final = 2
 of 1 mean the same, and 1 is read for ever."""
 
 MANIFEST_NAME = "manifest.json"
+MOST_MANIFEST_BYTES = 1 << 20
+"""Nobody reads more."""
 
 KEYS_OF_FORMAT_2 = frozenset({"memory_budget_bytes", "accuracy_budget", "measured", "left_out", "provenance"})
 

@@ -27,6 +27,8 @@ from edge_wire.fields import Block, Digest, OneLine, UtcTime
 
 CHANNELS = "channels"
 MOST_ROLLOUT_BYTES = 64 * 1024
+SIGNED_AT = "x-edge-inspect-signed-at"
+"""In timestamp.json: when it was signed. A device whose clock is behind knows better from here."""
 
 ProductName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 """A product line: its key signs its models and nobody else's."""

@@ -47,7 +47,6 @@ from tuf.api.metadata import (
 
 from edge_wire.release import Rollout, channel_target, file_target
 
-SIGNED_AT = "x-edge-inspect-signed-at"
 PRODUCT = "metal-plate"
 ROLE = f"product-{PRODUCT}"
 TOP = (Root.type, Targets.type, Snapshot.type, Timestamp.type)

@@ -24,8 +24,6 @@ ROOT, TARGETS, SNAPSHOT, TIMESTAMP = Root.type, Targets.type, Snapshot.type, Tim
 TOP_ROLES = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)
 ONLINE_ROLES = (SNAPSHOT, TIMESTAMP)
 PRODUCT = "product-"
-SIGNED_AT = "x-edge-inspect-signed-at"
-"""In timestamp.json: when it was signed. A device whose clock is behind knows better from here."""
 KEY_NAME = "x-edge-inspect-name"
 """In a key: what people call it."""
 

@@ -19,13 +19,10 @@ from pydantic import ValidationError
 
 from cloud_inspect.errors import BadRelease
 from cloud_inspect.release.store import measure
-from edge_wire.manifest import MANIFEST_NAME, Manifest
+from edge_wire.manifest import MANIFEST_NAME, MOST_MANIFEST_BYTES, Manifest
 from edge_wire.onnx_gate import check_against, inspect
 from edge_wire.onnx_wire import BadOnnx
 from edge_wire.release import ReleasedModel
-
-MOST_MANIFEST_BYTES = 1 << 20
-"""A device reads no more."""
 
 
 @dataclass(frozen=True)

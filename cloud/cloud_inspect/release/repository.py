@@ -42,7 +42,6 @@ from cloud_inspect.release.keys import name_of
 from cloud_inspect.release.layout import (
     PRODUCT,
     ROOT,
-    SIGNED_AT,
     SNAPSHOT,
     TARGETS,
     TIMESTAMP,
@@ -54,6 +53,7 @@ from cloud_inspect.release.layout import (
     whole_second,
 )
 from cloud_inspect.release.store import Store, read
+from edge_wire.release import SIGNED_AT
 
 T = TypeVar("T", Root, Timestamp, Snapshot, Targets)
 

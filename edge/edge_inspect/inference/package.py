@@ -24,12 +24,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from edge_inspect.errors import BadModel
-from edge_wire.manifest import CONTRADICTIONS, MANIFEST_NAME, File, Manifest, Precision, Variant
+from edge_wire.manifest import CONTRADICTIONS, MANIFEST_NAME, MOST_MANIFEST_BYTES, File, Manifest, Precision, Variant
 from edge_wire.onnx_gate import check_against, inspect
 from edge_wire.onnx_wire import BadOnnx
 from edge_wire.release import VERSION_PATTERN, version_order
 
-MOST_MANIFEST_BYTES = 1 << 20
 DEFAULT_MODEL = "metal-plate/1.0.0"
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
 _CODE_OF_PYDANTIC = {"extra_forbidden": "manifest-unknown-key", "missing": "manifest-missing-key"}
@@ -51,10 +50,14 @@ class ModelPackage:
         manifest = parse_manifest(raw, folder / MANIFEST_NAME)
         package = cls(folder, manifest, "sha256:" + hashlib.sha256(raw).hexdigest())
         for file in manifest.files():
-            content = package.read(file)
-            if isinstance(file, Variant):
-                _check_model(folder / file.file, content, file, manifest)
+            package._check(file)
         return package
+
+    def _check(self, file: File) -> None:
+        """One after the other: no two files are ever in memory."""
+        content = self.read(file)
+        if isinstance(file, Variant):
+            check_model(self.dir / file.file, content, file, self.manifest)
 
     def read(self, file: File) -> bytes:
         """The bytes of one file of the package, freshly verified.
@@ -212,8 +215,8 @@ def _used_share(variant: Variant, source: tuple[int, int] | None) -> float:
     return round(scale * source[0] * scale * source[1] / (variant.height_px * variant.width_px), 2)
 
 
-def _check_model(path: Path, content: bytes, variant: Variant, manifest: Manifest) -> None:
-    """Only what a detection model is made of, with the ends that the manifest says."""
+def check_model(path: Path, content: bytes, variant: Variant, manifest: Manifest) -> None:
+    """Only what a detection model is made of, with the ends that the manifest says. Raises BadModel."""
     try:
         check_against(inspect(content), variant, manifest.runtime)
     except BadOnnx as err:

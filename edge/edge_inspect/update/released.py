@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from tuf.api.metadata import TargetFile
 
 from edge_inspect.errors import Untrusted
-from edge_inspect.inference.package import MOST_MANIFEST_BYTES, parse_manifest
+from edge_inspect.inference.package import parse_manifest
 from edge_inspect.update.trust import Trust, key_of
-from edge_wire.manifest import MANIFEST_NAME, Manifest
+from edge_wire.manifest import MANIFEST_NAME, MOST_MANIFEST_BYTES, Manifest
 from edge_wire.release import MOST_ROLLOUT_BYTES, Rollout, channel_target, file_target
 
 

@@ -33,12 +33,11 @@ from edge_inspect.errors import SourceGone, StorageFailing, Untrusted
 from edge_inspect.update.clock import Clock, ClockFloor, utc_now
 from edge_inspect.update.durable import make_folder, write_durably
 from edge_inspect.update.transport import CHUNK_BYTES, HttpStatus, Source
+from edge_wire.release import SIGNED_AT
 
 ROOT_FILE = "root.json"
 HISTORY = "root_history"
 FLOOR_FILE = "clock-floor"
-SIGNED_AT = "x-edge-inspect-signed-at"
-"""In timestamp.json: when it was signed."""
 _CODES = {
     tuf_errors.ExpiredMetadataError: "metadata-expired",
     tuf_errors.BadVersionNumberError: "metadata-rollback",

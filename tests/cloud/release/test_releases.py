@@ -20,13 +20,14 @@ from tuf.api.metadata import Metadata, Targets
 from cloud_inspect.errors import BadKey, BadRelease, StoreGone
 from cloud_inspect.release.changes import Change
 from cloud_inspect.release.keys import make_key, open_signers
-from cloud_inspect.release.layout import SIGNED_AT, metadata_file, target_file
+from cloud_inspect.release.layout import metadata_file, target_file
 from cloud_inspect.release.packages import read_package
 from cloud_inspect.release.publish import keep_signed, publish, resign
 from cloud_inspect.release.repository import load, utc_now
 from cloud_inspect.release.rollouts import make_wish, released
 from cloud_inspect.release.serve import ReleaseServer
 from cloud_inspect.release.verify import verify
+from edge_wire.release import SIGNED_AT
 from tests.cloud.release.plant import PRODUCT, ROLE, Plant, Reader
 
 

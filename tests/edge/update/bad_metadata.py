@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 
 from tuf.api.metadata import MetaFile
 
+from edge_wire.release import SIGNED_AT
 from tests.edge.update.bad_case import Bend, Fetched
 from tests.edge.update.victim import Victim
 from tests.sim.tuf_repository import ROLE, TufRepository
@@ -194,7 +195,7 @@ def at(moment: datetime) -> Callable[[Victim], None]:
 def expired_and_1970(victim: Victim) -> None:
     """Metadata of last year, and a clock without a battery: what has been seen has passed all the same."""
     repository = victim.repository
-    repository.timestamp.unrecognized_fields["x-edge-inspect-signed-at"] = f"{repository.now:%Y-%m-%dT%H:%M:%SZ}"
+    repository.timestamp.unrecognized_fields[SIGNED_AT] = f"{repository.now:%Y-%m-%dT%H:%M:%SZ}"
     repository.publish("timestamp")
     victim.look()
     repository.timestamp.expires = repository.now - timedelta(days=1)

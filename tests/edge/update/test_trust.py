@@ -13,8 +13,9 @@ from tuf.api.metadata import Metadata, MetaFile, Root
 from edge_inspect.errors import SourceGone, Untrusted
 from edge_inspect.update import durable
 from edge_inspect.update.trust import Trust
+from edge_wire.release import SIGNED_AT
 from tests.edge.update.boxes import on_disk, trust
-from tests.sim.tuf_repository import ROLE, SIGNED_AT, Fault, TufRepository, TufServer
+from tests.sim.tuf_repository import ROLE, Fault, TufRepository, TufServer
 
 TARGET = "metal-plate/tiny/manifest.json"
 
