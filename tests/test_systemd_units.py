@@ -13,6 +13,7 @@ import pytest
 
 from edge_inspect.health.notify import MAX_AGE_S
 from edge_inspect.update.probe import SERVICE
+from edge_wire.onnx_gate import MOST_FILE_BYTES
 
 SYSTEMD = Path(__file__).resolve().parent.parent / "systemd"
 UNITS = ("edge-inspect.service", "edge-inspect@.service")
@@ -71,6 +72,17 @@ def test_fetcher_has_the_network_no_devices_and_writes_only_models() -> None:
     assert "SupplementaryGroups" not in service
     assert (service["Type"], service["Restart"], service["WatchdogSignal"]) == ("notify", "always", "SIGABRT")
     assert service["RestartPreventExitStatus"].split() == ["64", "78"]
+
+
+def test_fetcher_has_room_for_the_largest_model_that_the_gate_lets_through() -> None:
+    """Else it would be ended by the kernel at each look, and nobody would hear why nothing comes."""
+    service = Unit(SYSTEMD / FETCH)["Service"]
+    soft, hard = (_bytes(service[key]) for key in ("MemoryHigh", "MemoryMax"))
+    assert MOST_FILE_BYTES + (200 << 20) <= soft < hard
+
+
+def _bytes(size: str) -> int:
+    return int(size[:-1]) << {"M": 20, "G": 30}[size[-1]]
 
 
 def test_probe_has_no_network_no_devices_and_nothing_to_write() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from onnx import TensorProto, helper
 from edge_inspect.cli import run_command
 from edge_inspect.errors import BadModel
 from edge_inspect.inference.package import ModelPackage
+from edge_wire.manifest import File
 from tests.sim.tiny_model import write_tiny_package
 
 Spoil = Callable[[Path], None]
@@ -314,3 +316,27 @@ def test_file_swapped_after_loading_is_refused(package: Path) -> None:
     flip_a_bit(package)
     with pytest.raises(BadModel, match="digest-mismatch"):
         loaded.read(loaded.variant())
+
+
+class Content(bytes):
+    """Bytes whose end can be seen: they themselves allow no weak reference."""
+
+    class Mark:
+        pass
+
+    def __init__(self, content: bytes) -> None:
+        self.mark = Content.Mark()
+
+
+def test_no_two_files_of_a_package_are_in_memory_at_once(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variant may have 512 MiB, and the service that fetches it has room for one."""
+    read, held = ModelPackage.read, weakref.WeakSet[Content.Mark]()
+
+    def watched(self: ModelPackage, file: File) -> bytes:
+        assert not held, "the file before is still in memory"
+        found = Content(read(self, file))
+        held.add(found.mark)
+        return found
+
+    monkeypatch.setattr(ModelPackage, "read", watched)
+    assert len(ModelPackage.load(package).manifest.files()) > 1
