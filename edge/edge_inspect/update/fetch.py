@@ -113,6 +113,16 @@ def fetch_once(settings: FetchSettings, stop: threading.Event) -> Offer | None:
         return _Look(shelf, settings, stop).run()
 
 
+def newest(settings: FetchSettings, stop: threading.Event) -> Rollout | None:
+    """Metadata and rollout only: nothing of the package is fetched, nothing offered. None: it is not for this box.
+
+    Raises as `fetch_once`.
+    """
+    shelf = Shelf(settings.models_dir)
+    with shelf.hold():
+        return _Look(shelf, settings, stop).newest()
+
+
 def import_from(folder: Path, settings: FetchSettings, stop: threading.Event) -> Offer | None:
     """The same from a folder (USB stick, share) laid out like the repository. Raises as `fetch_once`."""
     metadata = folder / "metadata"
@@ -134,17 +144,20 @@ class _Look:
         )  # fmt: skip
         self._taker = Taker(shelf, self._trust, source)
 
+    def newest(self) -> Rollout | None:
+        known = self._settings.known()
+        _, content, rollout = self._rollout()
+        if not self._concerns(rollout) and not _revokes(rollout, known):
+            return None
+        _insist_on_newer(rollout, content, known, self._last_offer())
+        return rollout
+
     def run(self) -> Offer | None:
         settings, known = self._settings, self._settings.known()
-        self._trust.refresh()
-        info = rollout_target(self._trust, settings.product, settings.channel)
-        self._shelf.insist_on_room(info.length, settings.limits.min_free_bytes)
-        content = self._taker.take(info).read_bytes()
-        rollout = rollout_of(content, settings.product, settings.channel)
-        self._trust.note_released(rollout.released_at)
+        info, content, rollout = self._rollout()
         last = self._last_offer()
-        concerns = rollout.concerns(settings.site, settings.line, settings.device)
-        if not concerns and not set(rollout.revoked) & (known.in_use or frozenset()):
+        concerns = self._concerns(rollout)
+        if not concerns and not _revokes(rollout, known):
             log.info("a rollout for others", model=rollout.model.digest, sequence=rollout.sequence)
             return None
         _insist_on_newer(rollout, content, known, last)
@@ -165,6 +178,21 @@ class _Look:
             log.info("offered", model=digest, sequence=rollout.sequence, by=rollout.released_by)
         self._clear({digest} if package else set(), known, {key_of(info)})
         return offer
+
+    def _rollout(self) -> tuple[TargetFile, bytes, Rollout]:
+        """The channel's newest, verified; as it was signed, too."""
+        settings = self._settings
+        self._trust.refresh()
+        info = rollout_target(self._trust, settings.product, settings.channel)
+        self._shelf.insist_on_room(info.length, settings.limits.min_free_bytes)
+        content = self._taker.take(info).read_bytes()
+        rollout = rollout_of(content, settings.product, settings.channel)
+        self._trust.note_released(rollout.released_at)
+        return info, content, rollout
+
+    def _concerns(self, rollout: Rollout) -> bool:
+        settings = self._settings
+        return rollout.concerns(settings.site, settings.line, settings.device)
 
     def _last_offer(self) -> Offer | None:
         try:
@@ -219,6 +247,11 @@ class _Look:
         packages = {digest.removeprefix("sha256:") for digest in known.in_use | digests}
         if gone := self._shelf.discard(packages=packages, keys=keys):
             log.info("removed what nothing needs any more", files=len(gone))
+
+
+def _revokes(rollout: Rollout, known: Known) -> bool:
+    """Something that is in use here."""
+    return bool(set(rollout.revoked) & (known.in_use or frozenset()))
 
 
 def _insist_on_newer(rollout: Rollout, content: bytes, known: Known, last: Offer | None) -> None:

@@ -7,7 +7,8 @@
 3. With `fetch = "daemon"` the network is asked by this process; with `fetch = "service"`, or without a url, never.
 
     source = Offers(settings, asks=True)
-    rollout = source.fetch(stop, progress)
+    rollout = source.fetch(stop, progress)          # with its package
+    rollout = source.newest(stop, alive)            # without: somebody waits
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import structlog
 
 from edge_inspect.errors import BadModel, SourceGone, Untrusted
 from edge_inspect.inference.package import ModelPackage
-from edge_inspect.update.fetch import FetchSettings, fetch_once
+from edge_inspect.update.fetch import FetchSettings, fetch_once, newest
 from edge_inspect.update.offers import offer_file
 from edge_inspect.update.offline import check_offline
 from edge_inspect.update.shelf import Shelf
@@ -64,6 +65,17 @@ class Offers:
             if self.news() or self._is_unread():
                 self._offered()
         return self._rollout
+
+    def newest(self, stop: threading.Event, alive: Callable[[], None]) -> Rollout | None:
+        """The newest that is known after a look at metadata and rollout; nothing of its package is fetched."""
+        if self.news() or self._is_unread():
+            self._believe_or_ask()
+        if not self._asks:
+            return self._rollout
+        seen = newest(replace(self._settings, alive=alive), stop)
+        if seen is None or (self._rollout is not None and self._rollout.sequence > seen.sequence):
+            return self._rollout
+        return seen
 
     def _believe_or_ask(self) -> None:
         """An old offer whose package has gone already is no reason not to look for a newer one."""
