@@ -14,6 +14,8 @@
     vitals          nothing; reads counters, publishes them     dies, or hangs
     status          the status socket and the metrics port      dies, or hangs
     (main)          signals, the watchdog, the end
+    print-<stream>  lines of the log and of verdicts, so that    hangs or not: lines are dropped, and counted
+                    none above waits for who reads them
 
 1. Every thread is one `run(stop)`; one that dies takes the process down, and systemd brings it back.
 2. At the end lines hear that nobody is ready, cameras stop, frames in hand get their verdict, lines fall to their
@@ -51,11 +53,12 @@ from edge_inspect.health import vitals
 from edge_inspect.health.doors import Doors, doors
 from edge_inspect.health.notify import Heart, Notifier, Watchdog
 from edge_inspect.health.observed import LinkPulse, Observed
-from edge_inspect.health.patience import Patience
+from edge_inspect.health.patience import Patience, end_process
 from edge_inspect.line.protocol import Adapter
 from edge_inspect.lines import Lines
 from edge_inspect.models import LiveModels
 from edge_inspect.pipeline import Judged, Lane, Pipeline, Watcher
+from edge_inspect.printing import Printer
 from edge_inspect.reporting import defect_report, evidence_subject
 from edge_inspect.station import Engines, Station
 from edge_inspect.telling import Telling
@@ -90,6 +93,7 @@ class Appliance:
     deliver: False keeps everything in the process: no outbox, no broker (replays).
     runtime_dir: systemd's $RUNTIME_DIRECTORY, in memory, for what a kill must not take along; else `state_dir`.
     first_open_s: give up if a camera cannot be opened for so long at the start; None tries for ever.
+    printers: who prints what is logged and told; given a moment before a thread that hangs ends everything.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class Appliance:
         first_open_s: float | None = None,
         notifier: Notifier | None = None,
         runtime_dir: str | None = None,
+        printers: Sequence[Printer] = (),
     ) -> None:
         self.config = config
         self.topics = Topics(config.device.site, config.device.line, config.device.device)
@@ -114,6 +119,7 @@ class Appliance:
         self._announced: wire.DeviceState | None = None
         self._next_vitals_s = 0.0
         self._notifier = notifier or Notifier(None)
+        self._printers = printers
         self._telling = Telling(self.topics, runtime_dir)
         ready = threading.Condition()
         self.pipeline = Pipeline(
@@ -269,6 +275,7 @@ class Appliance:
             update=self.updates.block() if self.updates else None,
             alarms=self.state().degraded,
             threads={heart.name: heart.age_s(now_ns) for heart in self._hearts()},
+            log_lines_lost=sum(printer.lost for printer in self._printers),
             rss_bytes=vitals.rss_bytes(),
             temperature_c=vitals.temperature_c(),
         )
@@ -311,7 +318,7 @@ class Appliance:
     def _watch(self, stop: threading.Event, inspect: Thread) -> None:
         """The main thread's work: say READY once, feed the watchdog, notice the end."""
         hearts = self._hearts()
-        patience = Patience(hearts)
+        patience = Patience(hearts, end=partial(end_process, printers=self._printers))
         watchdog = Watchdog(hearts, self._notifier, awake_since_ns=patience.awake_since_ns)
         said_ready, next_look = False, 0.0
         while inspect.is_alive() and not stop.is_set() and not self._end.is_set():

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from edge_inspect.cli.log import configure_log
+from edge_inspect.cli.log import log_aside
 from edge_inspect.cli.options import (
     AsJson,
     FrameLimit,
@@ -37,7 +37,8 @@ from edge_inspect.delivery.outbox_file import MAY_PASS
 from edge_inspect.errors import Refusal
 from edge_inspect.health.notify import Notifier
 from edge_inspect.pipeline import Judged, Lane
-from edge_inspect.verdict.judge import Kind
+from edge_inspect.printing import Printer
+from edge_inspect.verdict.judge import Kind, Verdict
 
 FIRST_OPEN_S = 5.0
 OWNER_ALONE = 0o077
@@ -99,23 +100,25 @@ def run(
     )
     os.umask(OWNER_ALONE)
     make_state_dir(settings.state_dir)
-    configure_log(settings.log.level, settings.log.format)
-    teller = Teller(Console(file=sys.stderr if as_json else sys.stdout, highlight=False))
-    appliance = Appliance(
-        settings,
-        tell=teller.tell,
-        frames=frames,
-        first_open_s=None if camera is None else FIRST_OPEN_S,
-        notifier=Notifier.from_environment(os.environ),
-        runtime_dir=os.environ.get("RUNTIME_DIRECTORY"),
-    )
-    with stop_on_signals() as stop:
-        appliance.run(stop)
-    result = summary(appliance)
+    verdicts = Printer("verdicts", lambda: sys.stdout)
+    with log_aside(settings.log.level, settings.log.format, verdicts) as log_printer:
+        teller = Teller(log_printer if as_json else verdicts)  # with --json, stdout is for one object
+        appliance = Appliance(
+            settings,
+            tell=teller.tell,
+            frames=frames,
+            first_open_s=None if camera is None else FIRST_OPEN_S,
+            notifier=Notifier.from_environment(os.environ),
+            runtime_dir=os.environ.get("RUNTIME_DIRECTORY"),
+            printers=(log_printer, verdicts),
+        )
+        with stop_on_signals() as stop:
+            appliance.run(stop)
+        result = summary(appliance)
+        if not as_json:
+            teller.sum_up(result)
     if as_json:
         emit(result)
-    else:
-        teller.close(result)
 
 
 def make_state_dir(folder: Path) -> None:
@@ -132,24 +135,36 @@ def make_state_dir(folder: Path) -> None:
 
 
 class Teller:
-    """Prints each part that is not OK, as it is judged."""
+    """Prints each part that is not OK, as it is judged, and the sum at the end; whoever tells it waits for nothing."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, printer: Printer) -> None:
+        self._printer = printer
 
     def tell(self, lane: Lane, judged: Judged) -> None:
         verdict = judged.verdict
-        if verdict.kind is Kind.OK:
-            return
-        found = ", ".join(f"{d.cls} {d.confidence:.2f}" for d in verdict.defects) or verdict.reason
-        colour = "red" if verdict.kind is Kind.NG else "yellow"
-        self._console.print(f"[bold {colour}]{verdict.kind.value:7}[/] {lane.name} part {judged.part}: {found}")
+        if verdict.kind is not Kind.OK:
+            camera, part = lane.name, judged.part
+            self._printer.hand_over(lambda: self._rendered(_verdict_line(camera, part, verdict)))
 
-    def close(self, result: dict[str, Any]) -> None:
-        self._console.print(
+    def sum_up(self, result: dict[str, Any]) -> None:
+        text = (
             f"{result['frames']} frames, {result['parts']} parts: {result['ok']} OK, {result['ng']} NG, "
             f"{result['unknown']} UNKNOWN; {result['reports']} reports, {result['bytes_sent']} bytes sent"
         )
+        self._printer.hand_over(lambda: self._rendered(text))
+
+    def _rendered(self, text: str) -> str:
+        """In the colours and the width of the stream."""
+        console = Console(file=self._printer.stream(), highlight=False)
+        with console.capture() as rendered:
+            console.print(text)
+        return rendered.get()
+
+
+def _verdict_line(camera: str, part: int, verdict: Verdict) -> str:
+    found = ", ".join(f"{d.cls} {d.confidence:.2f}" for d in verdict.defects) or verdict.reason
+    colour = "red" if verdict.kind is Kind.NG else "yellow"
+    return f"[bold {colour}]{verdict.kind.value:7}[/] {camera} part {part}: {found}"
 
 
 @contextmanager

@@ -206,8 +206,10 @@ def _update(told: dict[str, Any]) -> list[Text]:
 def _warnings(told: dict[str, Any]) -> list[Text]:
     alarms = [Text(f"alarm   {alarm['code']}: {alarm['detail']}", "bold red") for alarm in told["alarms"]]
     still = {name: age_s for name, age_s in told["threads"].items() if age_s > 5}
+    lost = told.get("log_lines_lost", 0)
     return [
         *alarms,
+        *([Text(f"log     {lost:,} lines lost: nobody reads them", "yellow")] if lost else []),
         *(Text(f"thread  {name} has stood still for {age_s:.0f} s", "red") for name, age_s in still.items()),
     ]
 

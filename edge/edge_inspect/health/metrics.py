@@ -210,6 +210,8 @@ ROWS = (
     Row("alarm", ("code",), "1 while something works worse than it should.", _alarms),
     Row("thread_still_seconds", ("thread",), "How long the thread has stood still; 10 to 12 s end the process.",
         lambda seen: [((name,), age_s) for name, age_s in seen.threads.items()]),
+    Row("log_lines_lost_total", (), "Lines of the log, or of the verdicts on stdout, that nobody took in time.",
+        _one(lambda seen: float(seen.log_lines_lost))),
     Row("resident_memory_bytes", (), "Memory of the process.", _one(lambda seen: float(seen.rss_bytes))),
     Row("temperature_celsius", (), "The hottest thermal zone of the box.", _one(lambda seen: seen.temperature_c)),
 )  # fmt: skip

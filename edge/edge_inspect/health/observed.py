@@ -54,6 +54,8 @@ class Observed:
     alarms: Sequence[wire.Degraded] = ()
     threads: Mapping[str, float] = field(default_factory=dict)
     """Seconds for which each thread has stood still."""
+    log_lines_lost: int = 0
+    """Of the log and of the verdicts that are printed: nobody took them in time."""
     rss_bytes: int = 0
     temperature_c: float | None = None
 
@@ -93,6 +95,7 @@ def status(seen: Observed) -> dict[str, Any]:
         "update": seen.update and seen.update.model_dump(mode="json"),
         "alarms": [alarm.model_dump(mode="json") for alarm in seen.alarms],
         "threads": {name: round(age_s, 1) for name, age_s in seen.threads.items()},
+        "log_lines_lost": seen.log_lines_lost,
         "rss_bytes": seen.rss_bytes,
         "temperature_c": seen.temperature_c,
     }  # fmt: skip

@@ -4,7 +4,8 @@
    stack, exit code 1. systemd (or whatever supervises us) starts it anew.
 2. All of it on the monotonic clock, and only while this process was awake: after SIGSTOP, or a machine that was
    suspended, everybody gets their patience anew.
-3. The end comes even when nobody reads the log: END_ANYWAY_S after the decision, written or not.
+3. The end comes even when nobody reads the log: END_ANYWAY_S after the decision, written or not. What was logged before
+   is given FLUSH_S of it.
 
     patience = Patience(hearts)
     while not stop.is_set():
@@ -18,18 +19,20 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 import structlog
 
 from edge_inspect.health.notify import Heart
+from edge_inspect.printing import FLUSH_S, Printer, flush_all
 
 log = structlog.get_logger()
 
 ASLEEP_S = 2.0
 """Looks come ten times a second; if none came for so long, it was this process that did not run."""
-END_ANYWAY_S = 3.0
+END_ANYWAY_S = 2.0
+"""With the longest patience, 12 s, the end is there within 15 s."""
 
 
 class Patience:
@@ -63,8 +66,11 @@ class Patience:
             self._end(sorted(still, key=lambda heart: -ages[heart.name]))
 
 
-def end_process(still: Sequence[Heart]) -> NoReturn:
-    """Say which threads hang, write every stack, end at once. Nothing here waits for a lock that a thread may hold."""
+def end_process(still: Sequence[Heart], printers: Iterable[Printer] = ()) -> NoReturn:
+    """Say which threads hang, write every stack, end at once. Nothing here waits for a lock that a thread may hold.
+
+    printers: have what was logged before, and this.
+    """
     threading.Thread(target=_end_anyway, daemon=True).start()
     # The stacks are faulthandler's: it reads no source file from a disk that may be what hangs. It knows numbers only.
     stacks = {thread.name: f"0x{thread.ident or 0:016x}" for thread in threading.enumerate()}
@@ -72,6 +78,7 @@ def end_process(still: Sequence[Heart]) -> NoReturn:
         "thread.hangs", thread=still[0].name, for_s=still[0].patience_s,
         others=[heart.name for heart in still[1:]], stacks=stacks, then="the process ends",
     )  # fmt: skip
+    flush_all(printers, FLUSH_S)
     faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
     sys.stderr.flush()
     os._exit(1)
