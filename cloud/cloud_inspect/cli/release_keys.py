@@ -20,6 +20,7 @@ from cloud_inspect.cli.release_options import (
     open_places,
     show_signed,
     signers_of,
+    warn_of_exposed,
 )
 
 if TYPE_CHECKING:
@@ -68,13 +69,15 @@ def init(
     from cloud_inspect.release.repository import utc_now
 
     offline = [ROOT, TARGETS, *(product_role(one) for one in product)]
+    given = _by_role(key or [])
+    warn_of_exposed([one for references in given.values() for one in references])
     founded = founding.found(
         store,
         keys,
         product,
         utc_now(),
         thresholds=founding.parse_thresholds(threshold or [], offline),
-        given=_by_role(key or []),
+        given=given,
         secrets=founding.Secrets(read_passphrase(passphrase_file), read_passphrase(online_passphrase_file)),
     )
     if json_:
@@ -113,6 +116,7 @@ def add_product(
     needed, count = founding.parse_thresholds([threshold], [role])[role]
     passphrase = read_passphrase(passphrase_file)
     signers = signers_of(key, passphrase_file)
+    warn_of_exposed(product_key or [])
     references = product_key or founding.make_keys(keys, role, count, passphrase)
     public: list[Key] = [read_public(one, passphrase) for one in references]
     own: list[Signer] = [open_signer(one, passphrase) for one in references if not one.endswith(".pub")]
@@ -152,6 +156,7 @@ def rotate_keys(
 
     passphrase = read_passphrase(passphrase_file)
     signers = signers_of(key, passphrase_file)
+    warn_of_exposed(added or [])
     secret = read_passphrase(new_passphrase_file) or (None if role in ONLINE_ROLES else passphrase)
     made: list[Key] = [make_key(path, secret) for path in new or []]
     taken: list[Key] = [read_public(one, secret) for one in added or []]

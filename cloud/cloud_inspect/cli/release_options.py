@@ -61,7 +61,7 @@ def trusted_root(root: Path | None, references: Sequence[str]) -> bytes | None:
 
     A repository that somebody made up could otherwise get honest signatures.
     """
-    places = [Path(one) for one in references if not one.startswith("pkcs11:")]
+    places = [Path(one) for one in references if one[:7].lower() != "pkcs11:"]
     near = [folder / "root.json" for one in places for folder in (one, one.parent, one.parent.parent)]
     chosen = root or next((one for one in near if one.is_file()), None)
     try:
@@ -108,7 +108,17 @@ def signers_of(references: Sequence[str], passphrase_file: Path | None) -> list[
 
     if not references:
         raise BadKey("key-missing", "no key given: --key FILE or pkcs11: URI")
+    warn_of_exposed(references)
     return open_signers(references, read_passphrase(passphrase_file))
+
+
+def warn_of_exposed(references: Sequence[str]) -> None:
+    """Said on stderr, in one line."""
+    from cloud_inspect.release.keys import exposed
+
+    if found := exposed(references):
+        line = f"warning: {', '.join(found)}: private, and not only its owner may read or change it; chmod 600"
+        _err.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 @contextmanager

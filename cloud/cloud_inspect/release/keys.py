@@ -1,7 +1,7 @@
 """Signing keys: ed25519 in files, or on a PKCS#11 token.
 
 1. A private key file is made with mode 0600, never over another file, and is encrypted when a passphrase is given. Its
-   public half lies beside it as `.pub`, for those who only have to name it.
+   public half lies beside it as `.pub`, for those who only have to name it. Both are there and durable, or neither.
 2. A key is its public half: the key id follows from it, so a file, a copy of it and the token all are the same key.
 3. Nothing here prints or returns a passphrase or a PIN.
 
@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,8 +29,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
-from cloud_inspect.errors import BadKey, StoreGone
+from cloud_inspect.errors import BadKey
 from cloud_inspect.release.layout import KEY_NAME
+from cloud_inspect.release.store import sync_folder, world
 from cloud_inspect.release.tokens import is_token, name_on_token, open_token
 
 MOST_KEY_BYTES = 64 * 1024
@@ -40,15 +42,25 @@ def make_key(path: Path, passphrase: bytes | None = None) -> SSlibKey:
     private = Ed25519PrivateKey.generate()
     encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    refuse_existing(path)
+    with world(path):
+        _make_folder(path.parent)
     _write_new(path, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption), 0o600)
-    _write_new(path.with_suffix(".pub"), public, 0o644)
+    try:
+        _write_new(path.with_suffix(".pub"), public, 0o644)
+    except BaseException:
+        path.unlink()  # nobody has this key yet
+        raise
+    with world(path):
+        sync_folder(path.parent)
     return _named(SSlibKey.from_crypto(private.public_key()), path.stem)
 
 
 def refuse_existing(path: Path) -> None:
-    """Raises BadKey (`key-exists`)."""
-    if path.exists():
-        raise BadKey("key-exists", f"{path}: is there already; a key is never written over")
+    """The key's file, or its public half. Raises BadKey (`key-exists`)."""
+    for one in (path, path.with_suffix(".pub")):
+        if os.path.lexists(one):
+            raise BadKey("key-exists", f"{one}: is there already; a key is never written over")
 
 
 def read_public(reference: str, passphrase: bytes | None = None) -> SSlibKey:
@@ -83,17 +95,24 @@ def open_signer(reference: str, passphrase: bytes | None = None) -> Signer:
 
 def open_signers(references: Iterable[str], passphrase: bytes | None = None) -> list[Signer]:
     """The same for several; a folder stands for every `.pem` in it."""
-    signers: list[Signer] = []
-    for reference in references:
-        path = Path(reference)
-        if not is_token(reference) and path.is_dir():
-            found = sorted(str(one) for one in path.glob("*.pem"))
-            if not found:
-                raise BadKey("key-missing", f"{reference}: no key (.pem) in this folder")
-            signers += [open_signer(one, passphrase) for one in found]
-        else:
-            signers.append(open_signer(reference, passphrase))
-    return signers
+    return [open_signer(one, passphrase) for reference in references for one in _each(reference)]
+
+
+def exposed(references: Iterable[str]) -> list[str]:
+    """Those private key files that more people than their owner may read or change; a `.pub` is no secret."""
+    files = [one for reference in references for one in _each(reference)]
+    private = [one for one in files if not is_token(one) and not one.endswith(".pub")]
+    return [one for one in private if Path(one).exists() and stat.S_IMODE(Path(one).stat().st_mode) & 0o077]
+
+
+def _each(reference: str) -> list[str]:
+    path = Path(reference)
+    if is_token(reference) or not path.is_dir():
+        return [reference]
+    found = sorted(str(one) for one in path.glob("*.pem"))
+    if not found:
+        raise BadKey("key-missing", f"{reference}: no key (.pem) in this folder")
+    return found
 
 
 def read_passphrase(path: Path | None) -> bytes | None:
@@ -138,16 +157,22 @@ def _read(path: Path) -> bytes:
         raise BadKey("key-unreadable", f"{path}: {err.strerror}") from err
 
 
+def _make_folder(folder: Path) -> None:
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for one in new:
+        sync_folder(one.parent)
+
+
 def _write_new(path: Path, content: bytes, mode: int) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """The whole file or none. Raises StoreGone."""
+    with world(path):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except FileExistsError:
-        refuse_existing(path)
-        raise
-    except OSError as err:
-        raise StoreGone("store-gone", f"{path}: {err.strerror}") from err
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            path.unlink()
+            raise

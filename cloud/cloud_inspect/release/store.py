@@ -23,6 +23,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
@@ -83,7 +84,7 @@ def open_store(url: str) -> Store:
 def read(store: Store, name: str) -> bytes | None:
     """A small file whole; None where there is none."""
     try:
-        with store.open(name) as file, _world(f"{store.url}/{name}"):
+        with store.open(name) as file, world(f"{store.url}/{name}"):
             content = file.read(MOST_SMALL_BYTES + 1)
     except FileNotFoundError:
         return None
@@ -95,7 +96,7 @@ def read(store: Store, name: str) -> bytes | None:
 def holds(store: Store, name: str, length: int, sha256: str) -> bool:
     """Whether the file is there with just these bytes; it is read and hashed."""
     try:
-        with store.open(name) as file, _world(f"{store.url}/{name}"):
+        with store.open(name) as file, world(f"{store.url}/{name}"):
             return measure(file) == (length, sha256)
     except FileNotFoundError:
         return False
@@ -118,11 +119,11 @@ class Folder:
         self.url = str(path)
 
     def open(self, name: str) -> IO[bytes]:
-        with _world(self.path / name):
+        with world(self.path / name):
             return (self.path / name).open("rb")
 
     def names(self, folder: str) -> list[str]:
-        with _world(self.path / folder):
+        with world(self.path / folder):
             return sorted(
                 str(one.relative_to(self.path))
                 for one in (self.path / folder).rglob("*")
@@ -138,7 +139,7 @@ class Folder:
             _copy(source, file, name, length, sha256, progress)
 
     def remove(self, name: str) -> None:
-        with _world(self.path / name):
+        with world(self.path / name):
             (self.path / name).unlink(missing_ok=True)
             for folder in (self.path / name).parents:
                 if folder == self.path:
@@ -149,20 +150,25 @@ class Folder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         path = self.path / LOCK
-        with _world(path):
+        with world(path):
             self.path.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+")
+            file = path.open("a+b", buffering=0)
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as err:
-                file.seek(0)
-                raise StoreGone("locked", f"{self.url}: {_holder(file.read())} is writing; try again") from err
-            file.truncate(0)
-            file.write(_who())
-            file.flush()
-            self._sweep()
+            with world(path):
+                self._take(file)
+                self._sweep()
             yield
+
+    def _take(self, file: FileIO) -> None:
+        """Unbuffered: what a full disk does not take must not come back when the file is closed."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            file.seek(0)
+            holder = _holder(file.read(4096).decode(errors="replace"))
+            raise StoreGone("locked", f"{self.url}: {holder} is writing; try again") from err
+        file.truncate(0)
+        file.write(_who().encode())
 
     def break_lock(self) -> None:
         """Nothing to do: the kernel takes it from whoever died."""
@@ -178,7 +184,7 @@ class Folder:
     def _appearing(self, name: str) -> Iterator[IO[bytes]]:
         path = self.path / name
         temporary = path.parent / f".{path.name[-80:]}.{os.getpid()}{PART}"
-        with _world(path):
+        with world(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with temporary.open("wb") as file:
@@ -190,7 +196,7 @@ class Folder:
                 with suppress(OSError):
                     temporary.unlink(missing_ok=True)
                 raise
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
 
 class Remote:
@@ -206,12 +212,12 @@ class Remote:
             raise BadRelease("store-unknown", f"{url}: {_first_line(err)}") from err
 
     def open(self, name: str) -> IO[bytes]:
-        with _world(f"{self.url}/{name}"):
+        with world(f"{self.url}/{name}"):
             file: IO[bytes] = self._fs.open(self._at(name), "rb")
             return file
 
     def names(self, folder: str) -> list[str]:
-        with _world(f"{self.url}/{folder}"):
+        with world(f"{self.url}/{folder}"):
             self._fs.invalidate_cache()
             try:
                 found = self._fs.find(self._at(folder))
@@ -221,12 +227,12 @@ class Remote:
         return sorted(one[start:].lstrip("/") for one in found)
 
     def write(self, name: str, content: bytes) -> None:
-        with _world(f"{self.url}/{name}"):
+        with world(f"{self.url}/{name}"):
             self._make_room_for(name)
             self._fs.pipe_file(self._at(name), content)
 
     def copy_in(self, name: str, source: IO[bytes], length: int, sha256: str, progress: Progress = QUIET) -> None:
-        with _world(f"{self.url}/{name}"):
+        with world(f"{self.url}/{name}"):
             self._make_room_for(name)
             try:
                 with self._fs.open(self._at(name), "wb") as file:
@@ -236,17 +242,17 @@ class Remote:
                 raise
 
     def remove(self, name: str) -> None:
-        with _world(f"{self.url}/{name}"), suppress(FileNotFoundError):
+        with world(f"{self.url}/{name}"), suppress(FileNotFoundError):
             self._fs.rm_file(self._at(name))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        with _world(f"{self.url}/{LOCK}"):
+        with world(f"{self.url}/{LOCK}"):
             self._make_room_for(LOCK)
             try:
                 self._fs.pipe_file(self._at(LOCK), _who().encode(), mode="create")
             except FileExistsError as err:
-                holder = _holder(self._fs.cat_file(self._at(LOCK)).decode(errors="replace"))
+                holder = _holder((read(self, LOCK) or b"").decode(errors="replace"))
                 raise StoreGone(
                     "locked", f"{self.url}: {holder} is writing; if that is over for sure: --break-lock"
                 ) from err
@@ -276,7 +282,8 @@ def _copy(source: IO[bytes], file: IO[bytes], name: str, length: int, sha256: st
         raise BadRelease("bytes-changed", f"{name}: other bytes than were signed: {done} of {length}")
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """What was made, renamed or removed in it outlives a power cut."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -305,7 +312,7 @@ def _holder(text: str) -> str:
 
 
 @contextmanager
-def _world(where: object) -> Iterator[None]:
+def world(where: object) -> Iterator[None]:
     """What the machine or the network does to us, as one line. A missing file stays FileNotFoundError."""
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import stat
@@ -12,12 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from cloud_inspect.errors import BadKey
+from cloud_inspect.cli import app
+from cloud_inspect.errors import BadKey, StoreGone
 from cloud_inspect.release.founding import Secrets, parse_thresholds
 from cloud_inspect.release.keys import make_key, open_signer, open_signers, read_passphrase, read_public
 from cloud_inspect.release.tokens import MODULE_VARIABLE, parse
 from tests.cloud.release.plant import Plant
+from tests.cloud.release.small_disk import fill
 
 MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
 
@@ -45,6 +49,58 @@ def test_key_is_never_written_over(tmp_path: Path) -> None:
         make_key(tmp_path / "a.pem")
     assert raised.value.code == "key-exists"
     assert (tmp_path / "a.pem").read_bytes() == before
+
+
+def test_key_is_durable_with_its_folders_before_anybody_hears_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut must not take the key whose public half is in a signed root already."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    make_key(tmp_path / "new/keys/a.pem")
+    assert synced[-1] == f"{tmp_path}/new/keys"
+    assert {f"{tmp_path}", f"{tmp_path}/new", f"{tmp_path}/new/keys/a.pem", f"{tmp_path}/new/keys/a.pub"} <= {*synced}
+
+
+@pytest.mark.parametrize("left", ["file", "dangling link"])
+def test_leftover_public_half_is_found_before_a_private_key_is_made(tmp_path: Path, left: str) -> None:
+    if left == "file":
+        (tmp_path / "a.pub").write_text("of another key")
+    else:
+        (tmp_path / "a.pub").symlink_to("nowhere")
+    with pytest.raises(BadKey, match=r"a\.pub: is there already") as raised:
+        make_key(tmp_path / "a.pem")
+    assert raised.value.code == "key-exists"
+    assert not (tmp_path / "a.pem").exists()
+
+
+def test_full_disk_leaves_no_half_of_a_key(small_disk: Path) -> None:
+    (small_disk / "keys").mkdir()
+    fill(small_disk)
+    with pytest.raises(StoreGone) as raised:
+        make_key(small_disk / "keys/a.pem")
+    assert raised.value.code == "disk-full" and "\n" not in str(raised.value)
+    assert list((small_disk / "keys").iterdir()) == []
+
+
+def test_private_key_that_others_may_read_is_named_in_one_line(tmp_path: Path) -> None:
+    plant = Plant(tmp_path)
+    (plant.keys / "online/timestamp-1.pem").chmod(0o640)
+    (plant.keys / "online/snapshot-1.pem").chmod(0o604)
+    given = ["release", "resign", plant.url, "--force", "--json", "--online-key", str(plant.keys / "online")]
+    told = CliRunner().invoke(app, given)
+    assert told.exit_code == 0 and json.loads(told.stdout)["roles"]
+    lines = [line for line in told.stderr.splitlines() if "chmod 600" in line]
+    assert len(lines) == 1 and "timestamp-1.pem" in lines[0] and "snapshot-1.pem" in lines[0]
+    for file in (plant.keys / "online").glob("*.pem"):
+        file.chmod(0o600)
+    assert CliRunner().invoke(app, given).stderr == ""
 
 
 def test_each_unusable_key_has_its_own_code(tmp_path: Path) -> None:
@@ -89,6 +145,28 @@ def test_pkcs11_uri_is_read_as_rfc_7512_writes_it() -> None:
     with pytest.raises(BadKey, match="allowed: token") as raised:
         parse("pkcs11:slot-id=3")
     assert raised.value.code == "pkcs11-uri"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "pkcs11:token=releases;id=%01?pin-value=123456",
+        "pkcs11:token=releases;id=%01?module-path=/x.so&pin-value=123456",
+        "pkcs11:token=releases;id=%01?module-path=/x.so;pin-value=123456",
+        "pkcs11:token=releases;id=%01;pin-value=123456",
+        "pkcs11:token=releases;id=%01?Pin%2Dvalue=123456",
+        "PKCS11:token=releases;id=%01?pin-value=123456",
+        "pkcs11:token=releases;id=%01?pin=123456",
+        "pkcs11:token=releases;id=%01;123456",
+    ],
+)
+def test_no_line_shows_a_pin(uri: str, tmp_path: Path) -> None:
+    plant = Plant(tmp_path)
+    told = CliRunner().invoke(app, ["release", "resign", plant.url, "--online-key", uri, "--force"])
+    assert isinstance(told.exception, BadKey) and told.exception.code == "pkcs11-uri"
+    line = f"{told.output}{told.exception}"
+    assert line.startswith("pkcs11:token=releases;id=%01: ") and "\n" not in line and "123456" not in line
+    assert ("pin-value= is not taken, use pin-source" in line) is ("value" in uri)
 
 
 def test_missing_pkcs11_library_is_one_line_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
