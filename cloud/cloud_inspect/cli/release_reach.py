@@ -36,7 +36,7 @@ from cloud_inspect.cli.release_options import (
     trusted_root,
     warn_of_expiry,
 )
-from cloud_inspect.errors import BadRelease
+from cloud_inspect.errors import BadRelease, StoreGone
 
 EverySeconds = Annotated[float, typer.Option("--every", min=1, help="Seconds between looks whether it is time.")]
 
@@ -72,18 +72,23 @@ def serve(
     warn_of_expiry(load(store))
     configure_log()
     stop = threading.Event()
-    signer = None
-    if resign_:
-        trusted = trusted_root(root, online_key)
-        signers = signers_of(online_key, passphrase_file)
-        signer = threading.Thread(
-            target=keep_signed, args=(store, signers, utc_now, stop, every, trusted), name="resign"
-        )
+    trusted = trusted_root(root, online_key) if resign_ else None
+    signers = signers_of(online_key, passphrase_file) if resign_ else []
     with ReleaseServer(folder, host, port, most_connections=connections) as server:
 
         def leave(*_: object) -> None:
             threading.Thread(target=server.shutdown, name="leave").start()  # shutdown waits for serve_forever
 
+        def sign() -> None:
+            try:
+                keep_signed(store, signers, utc_now, stop, every, trusted)
+            finally:
+                if not stop.is_set():  # dead of something nobody foresaw: better no server than one that goes stale
+                    died.set()
+                    leave()
+
+        died = threading.Event()
+        signer = threading.Thread(target=sign, name="resign") if resign_ else None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, leave)
         if signer is not None:
@@ -97,6 +102,8 @@ def serve(
             stop.set()
             if signer is not None:
                 signer.join()
+    if died.is_set():
+        raise StoreGone("signing-died", f"{folder}: nothing signs any more, so nothing is served; start it again")
 
 
 def resign(

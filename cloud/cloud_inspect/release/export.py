@@ -31,7 +31,7 @@ from cloud_inspect.release.layout import (
 )
 from cloud_inspect.release.repository import State, load
 from cloud_inspect.release.staging import rollouts
-from cloud_inspect.release.store import QUIET, Folder, Progress, Store, holds, measure, read
+from cloud_inspect.release.store import QUIET, Folder, Progress, Store, holds, measure, read, world
 from edge_wire.release import Rollout, channel_target, file_target
 
 
@@ -60,13 +60,13 @@ def export(
     stick = Folder(folder)
     missing = [one for one in targets if not holds(stick, target_file(one), one.length, one.hashes["sha256"])]
     wanted = sum(one.length for one in missing)
-    if (free := shutil.disk_usage(folder).free) < wanted + (1 << 20):
+    with world(folder):
+        free = shutil.disk_usage(folder).free
+    if free < wanted + (1 << 20):
         raise StoreGone("disk-full", f"{folder}: {free} bytes free, {wanted} needed")
     progress.expect(wanted)
     for info in missing:
-        with store.open(target_file(info)) as source:
-            stick.copy_in(target_file(info), source, info.length, info.hashes["sha256"], progress)
-        _read_back(stick, target_file(info), info.length, info.hashes["sha256"])
+        _copy(store, stick, info, progress)
     for name, content in _metadata(store, state, product):
         stick.write(name, content)
         _read_back(stick, name, *measure(io.BytesIO(content)))
@@ -99,9 +99,24 @@ def _metadata(store: Store, state: State, product: str) -> Iterator[tuple[str, b
         yield metadata_file(role, state.roles[role].signed.version), state.content[role]
 
 
+def _copy(store: Store, stick: Folder, info: TargetFile, progress: Progress) -> None:
+    name, sha256 = target_file(info), info.hashes["sha256"]
+    try:
+        with store.open(name) as source:
+            stick.copy_in(name, source, info.length, sha256, progress)
+    except FileNotFoundError as err:
+        raise BadRelease("target-missing", f"{store.url}/{name}: is signed and not there; `release verify`") from err
+    _read_back(stick, name, info.length, sha256)
+
+
 def _read_back(stick: Folder, name: str, length: int, sha256: str) -> None:
     """From the medium, as far as the kernel lets us: its cached pages are dropped first."""
-    with (stick.path / name).open("rb") as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        if measure(file) != (length, sha256):
-            raise StoreGone("write-failed", f"{stick.path / name}: reads back other bytes than were written")
+    path = stick.path / name
+    try:
+        with world(path), path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            found = measure(file)
+    except FileNotFoundError as err:
+        raise StoreGone("write-failed", f"{path}: was written and is gone") from err
+    if found != (length, sha256):
+        raise StoreGone("write-failed", f"{path}: reads back other bytes than were written")

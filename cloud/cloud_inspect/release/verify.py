@@ -13,16 +13,17 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, ExpiredMetadataError, RepositoryError
 from tuf.api.metadata import TargetFile
 from tuf.ngclient import FetcherInterface, Updater
 
-from cloud_inspect.errors import BadRelease
+from cloud_inspect.errors import BadRelease, StoreGone
 from cloud_inspect.release.layout import ROOT, metadata_file, target_file
 from cloud_inspect.release.repository import State, load
 from cloud_inspect.release.staging import rollouts
-from cloud_inspect.release.store import CHUNK_BYTES, QUIET, Progress, Store, measure, read
+from cloud_inspect.release.store import CHUNK_BYTES, QUIET, Progress, Store, measure, read, world
 
 _BASE = "store://"
 
@@ -58,7 +59,7 @@ def verify(store: Store, root: bytes | None = None, progress: Progress = QUIET) 
     for product in state.products:
         try:
             rollouts(product, state.product(product), store)
-        except BadRelease as err:
+        except (BadRelease, StoreGone) as err:
             troubles.append(str(err))
     return Verified(
         state.products, _versions(state), len(right), sum(one.length for one in right), tuple(dict.fromkeys(troubles))
@@ -76,13 +77,16 @@ class StoreFetcher(FetcherInterface):
             file = self._store.open(url.removeprefix(_BASE))
         except FileNotFoundError as err:
             raise DownloadHTTPError(f"{url}: is not there", 404) from err
-        return _chunks(file)
+        return _chunks(file, url)
 
 
-def _chunks(file: object) -> Iterator[bytes]:
-    with file as opened:  # type: ignore[attr-defined]
-        while chunk := opened.read(CHUNK_BYTES):
-            yield chunk
+def _chunks(file: IO[bytes], url: str) -> Iterator[bytes]:
+    with file:
+        try:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+        except OSError as err:
+            raise DownloadError(f"{url}: {err.strerror or err}") from err
 
 
 def _is_right(client: Updater, store: Store, info: TargetFile, troubles: list[str], progress: Progress) -> bool:
@@ -93,10 +97,13 @@ def _is_right(client: Updater, store: Store, info: TargetFile, troubles: list[st
         if found != info:
             troubles.append(f"{info.path}: a client finds other bytes signed for it [target-hidden]")
             return False
-        with store.open(name) as file:
+        with store.open(name) as file, world(f"{store.url}/{name}"):
             length, sha256 = measure(file)
     except FileNotFoundError:
         troubles.append(f"{store.url}/{name}: is signed and not there [target-missing]")
+        return False
+    except StoreGone as err:
+        troubles.append(str(err))
         return False
     except (RepositoryError, DownloadError) as err:
         troubles.append(_line(info.path, err))

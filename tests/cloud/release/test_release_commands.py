@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from cloud_inspect.release.store import Folder, StoreGone
 from edge_wire.topics import Topics
 from edge_wire.updates import Desired
 from tests.cloud.release.plant import PRODUCT, ROLE, Plant, Reader
+from tests.cloud.release.small_disk import fill
 from tests.mosquitto import Mosquitto
 
 COMMANDS = (
@@ -237,3 +240,112 @@ def test_server_serves_signs_again_and_ends_on_sigterm(place: Path) -> None:
         finally:
             server.send_signal(signal.SIGTERM)
             assert server.wait(60) == 0
+
+
+def test_server_on_a_full_disk_serves_on_and_signs_again_when_there_is_room(small_disk: Path, tmp_path: Path) -> None:
+    from datetime import timedelta
+
+    from cloud_inspect.release.repository import utc_now
+
+    plant = Plant(tmp_path, str(small_disk / "repository"), now=utc_now() - timedelta(days=3))
+    plant.release("1.0.0")
+    (small_disk / "repository/.lock").unlink()
+    filler = fill(small_disk)
+    command = [sys.executable, "-m", "cloud_inspect", "release", "serve", plant.url, "--port", "0", "--resign",
+               "--online-key", str(plant.keys / "online"), "--every", "1"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None and server.stderr is not None
+            url = server.stdout.readline().split()[-1]
+            assert read_until(server, "cannot sign").count("[disk-full]") == 1
+            with urllib.request.urlopen(f"{url}/metadata/timestamp.json", timeout=30) as answer:
+                assert answer.status == 200
+            filler.unlink()
+            read_until(server, "signed again")
+            assert Reader(plant.root, url, tmp_path / "device").version() == "1.0.0"
+        finally:
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(60) == 0
+
+
+def read_until(server: subprocess.Popen[str], words: str) -> str:
+    """The first line on stderr that has them."""
+    assert server.stderr is not None
+    for line in server.stderr:
+        if words in line:
+            return line
+    raise AssertionError(f"ended without {words!r}")
+
+
+def test_server_whose_signer_died_ends_with_an_error(place: Path) -> None:
+    """Two days later all devices would say that the metadata has expired, and nobody would know why."""
+    plant = Plant(place)
+    script = """
+import cloud_inspect.release.publish as publish
+def dies(*_):
+    raise RuntimeError("not foreseen")
+publish.keep_signed = dies
+from cloud_inspect.cli import main
+main()
+"""
+    command = [sys.executable, "-c", script, "release", "serve", plant.url, "--port", "0", "--resign", "--online-key",
+               str(plant.keys / "online")]  # fmt: skip
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 1
+    assert "RuntimeError: not foreseen" in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("cloud-inspect: ")
+    assert ended.stderr.splitlines()[-1].endswith("[signing-died]")
+
+
+def one_model_file(plant: Plant) -> Path:
+    return next(Path(plant.url, "targets").rglob("*.model.onnx"))
+
+
+def test_verify_looks_on_after_a_file_that_cannot_be_read(place: Path) -> None:
+    """/proc/self/mem opens and answers EIO to a read at its beginning, as a bad sector does."""
+    plant = Plant(place)
+    plant.release("1.0.0")
+    plant.release("1.1.0")
+    broken = one_model_file(plant)
+    broken.unlink()
+    broken.symlink_to("/proc/self/mem")
+    next(one for one in Path(plant.url).rglob("*.spot.png") if broken.parent not in one.parents).unlink()
+    found = run("verify", plant.url)
+    assert (found["exit"], len(found["troubles"]), found["files"]) == (1, 2, 5)
+    assert any(str(broken) in one and "Input/output error" in one for one in found["troubles"])
+    assert any("[target-missing]" in one for one in found["troubles"])
+
+
+def test_verify_tells_metadata_that_cannot_be_read_in_one_line(place: Path) -> None:
+    plant = Plant(place)
+    plant.release("1.0.0")
+    timestamp = Path(plant.url) / "metadata/timestamp.json"
+    timestamp.unlink()
+    timestamp.symlink_to("/proc/self/mem")
+    assert refused("verify", plant.url) == "store-gone"
+
+
+def test_export_of_a_file_that_is_gone_or_cannot_be_read_is_one_line(place: Path) -> None:
+    plant = Plant(place)
+    plant.release("1.0.0")
+    (place / "stick").mkdir()
+    victim = one_model_file(plant)
+    victim.unlink()
+    assert refused("export", plant.url, "--usb", "stick", "--product", PRODUCT) == "target-missing"
+    victim.symlink_to("/proc/self/mem")
+    assert refused("export", plant.url, "--usb", "stick", "--product", PRODUCT) == "store-gone"
+    assert not list((place / "stick").rglob("timestamp.json"))
+
+
+def test_stick_that_cannot_be_read_back_is_one_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant = Plant(place)
+    plant.release("1.0.0")
+    (place / "stick").mkdir()
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fadvise", broken)
+        assert refused("export", plant.url, "--usb", "stick", "--product", PRODUCT) == "store-gone"
+    assert run("export", plant.url, "--usb", "stick", "--product", PRODUCT)["files"] == 4
