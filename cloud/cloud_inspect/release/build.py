@@ -48,16 +48,6 @@ DEFAULT_THRESHOLD = 0.25
 PRECISIONS: tuple[variants.Shorter, ...] = ("fp16", "int8")
 TOLERANCE = Tolerance(confidence=0.1, box_px=5.0)
 """As between one CPU, another CPU and a GPU."""
-TOOLS = (
-    "onnx",
-    "onnxruntime",
-    "onnxslim",
-    "ultralytics-opencv-headless",
-    "ultralytics",
-    "torch",
-    "numpy",
-    "edge-inspect",
-)
 MEMORY_SLACK_BYTES = 64 << 20
 
 

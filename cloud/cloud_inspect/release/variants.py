@@ -1,6 +1,7 @@
 """The same weights as fp16 and INT8: made, gated, judged on the val pictures, and left out when they lose too much.
 
-kept, left_out = within_budget(reference, made, AccuracyBudget())
+made = make("int8", Path("model.onnx"), folder, evenly(train_pictures))     # a file, or LeftOut with its reason
+why = loss(measured_of_fp32, measured_of_int8, AccuracyBudget())            # empty: within the budget
 """
 
 from __future__ import annotations
