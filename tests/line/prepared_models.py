@@ -11,8 +11,8 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,5 +114,16 @@ def _put(graph: Any, name: str, array: Any) -> None:
     graph.initializer.append(made)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("dents", "worse"))
+    parser.add_argument("folder", type=Path, help="to be made: model.onnx and training.json")
+    parser.add_argument("of", type=Path, help="dents: the data.yaml; worse: the run whose model is made worse")
+    options = parser.parse_args()
+    if options.folder.exists():
+        parser.error(f"{options.folder}: is there already")
+    (write_run if options.what == "dents" else write_worse)(options.folder, options.of)
+
+
 if __name__ == "__main__":
-    {"dents": write_run, "worse": write_worse}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    main()
