@@ -49,6 +49,7 @@ from edge_inspect.delivery.evidence import FOLDER, EvidenceStore
 from edge_inspect.delivery.evidence_subject import Subject
 from edge_inspect.delivery.outbox import FILE_NAME, Outbox
 from edge_inspect.delivery.writer import OutboxWriter
+from edge_inspect.errors import InUse
 from edge_inspect.health import vitals
 from edge_inspect.health.doors import Doors, doors
 from edge_inspect.health.notify import Heart, Notifier, Watchdog
@@ -75,6 +76,7 @@ MOST_ALARMS = 64
 CHECK_S = 600.0
 """How long the check of a large outbox on a slow disk may take at the start."""
 START_MORE_S = 30.0
+LOOK_FOR_OTHER_S = 1.0
 END_S = 9.0
 """How long the end may take in all. What the courier cannot deliver meanwhile lies in the outbox."""
 KEEP_FOR_DELIVERY_S = 6.0
@@ -214,14 +216,13 @@ class Appliance:
                 raise thread.error
 
     def _build_delivery(self) -> None:
-        """Outbox, its writer and, if there is a broker, the courier. Raises Refusal for a second daemon."""
+        """Outbox, its writer and, if there is a broker, the courier. Raises InUse for a second daemon."""
         config = self.config
         if config.evidence.enabled:
             keys = config.evidence.model_dump(exclude={"enabled"})
             self.evidence = EvidenceStore(config.state_dir / FOLDER, **keys)
         self._notifier.extend(CHECK_S)
-        path, kept = config.state_dir / FILE_NAME, config.outbox
-        self.outbox = Outbox(path, device=self.topics.device, cap_bytes=kept.cap_bytes, retain_s=kept.retain_h * 3600)
+        self.outbox = self._open_outbox()
         self.outbox.told = self._telling.open(config.state_dir, self.stations)
         self._pulse = vitals.Pulse(self._beat)
         self._doors = doors(config, self.observe)
@@ -236,10 +237,29 @@ class Appliance:
         )  # fmt: skip
         self.writer = OutboxWriter(self.outbox, wake=self.courier.wake)
 
+    def _open_outbox(self) -> Outbox:
+        """As a service, wait for another daemon to end: starting again and again would take its processor. InUse else.
+
+        Signals end the process here as they would before it began.
+        """
+        path, kept, said = self.config.state_dir / FILE_NAME, self.config.outbox, ""
+        while True:
+            try:
+                return Outbox(path, device=self.topics.device, cap_bytes=kept.cap_bytes, retain_s=kept.retain_h * 3600)
+            except InUse as err:
+                if self._notifier.address is None:
+                    raise
+                if str(err) != said:
+                    said = str(err)
+                    log.warning("daemon.waits", why=said)
+                    self._notifier.status(f"waits: {said}")
+                self._notifier.extend(START_MORE_S)
+                time.sleep(LOOK_FOR_OTHER_S)
+
     def state(self) -> wire.DeviceState:
         """What the plant should know of this device right now; retained at the broker."""
         drifts = {name: station.drift for name, station in self.stations.items()}
-        reporting = (self.writer, self.courier, self.evidence, self.updates)
+        reporting = (self.writer, self.courier, self.evidence, self.updates, self._doors)
         alarms = [alarm for who in reporting if who for alarm in who.alarms()]
         return wire.DeviceState(
             site=self.topics.site,

@@ -9,11 +9,13 @@
         StorageFailing                               the disk is full, read-only or broken
           NoSpace                                    not enough room for what is to come; nothing was written
           Busy                                       another process writes there
+        ShadowHangs                                  a model beside does not answer; nothing else can be tried meanwhile
         Ending                                       this process ends; what was asked for was not done
         SourceGone                                   the repository of models cannot be reached; carries a `code`
       Refusal                                        never retried: one clear line, an exit code
         Usage             64                         the command line does not make sense
         BadConfig         78                         configuration or recipe: file, key, found, allowed
+        InUse             75                         another daemon owns what one may own; can be tried later
         BadSource          1                         a camera or file that can never give pictures
         BadModel           1                         a model package that must not run; carries a stable `code`
         Untrusted          1                         what the repository serves cannot be trusted; carries a `code`
@@ -73,6 +75,12 @@ class SourceGone(World):
         self.code = code
 
 
+class ShadowHangs(World):
+    """The thread in which a model judges beside another does not come back from it."""
+
+    code = "shadow-hangs"
+
+
 class Ending(World):
     """This process ends: what was asked of it was not done, and can be asked again of the next one."""
 
@@ -87,6 +95,12 @@ class Usage(Refusal):
 
 class BadConfig(Refusal):
     exit_code = 78
+
+
+class InUse(Refusal):
+    """Another daemon works with what only one may; a service waits for it to end, whoever else is told and ends."""
+
+    exit_code = 75
 
 
 class BadSource(Refusal):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from edge_inspect.delivery.outbox import FILE_NAME, Outbox
+from edge_inspect.delivery.outbox_file import hold_lock
 from edge_inspect.health.notify import MAX_AGE_S
 from tests.sim.tiny_model import write_tiny_package
 
@@ -91,6 +92,18 @@ def test_ready_comes_once_and_watchdog_while_frames_flow(line: Service) -> None:
     assert line.hear("READY=1")[-1].startswith("READY=1\nSTATUS=cameras: camera up")
     for _ in range(6):
         assert line.next(within_s=WATCHDOG_S) == "WATCHDOG=1", line.logged()
+
+
+def test_a_service_waits_for_another_daemon_to_end_and_then_takes_over(tmp_path: Path, model: Path) -> None:
+    lock = hold_lock(tmp_path / "state" / FILE_NAME)
+    service = Service(tmp_path, ["-m", "tests.line.hanging_line", str(tmp_path / "state"), str(model)])
+    try:
+        heard = service.hear("STATUS=waits: ")
+        assert f"another daemon (process {os.getpid()}) is using this outbox" in heard[-1]
+        os.close(lock)
+        service.hear("READY=1")
+    finally:
+        service.end()
 
 
 @pytest.mark.parametrize(("number", "thread"), [(signal.SIGUSR1, "grab-camera"), (signal.SIGUSR2, "inspect")])

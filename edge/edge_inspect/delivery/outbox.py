@@ -62,7 +62,7 @@ class Row:
 
 
 class Outbox:
-    """See the module. Raises Refusal for a second daemon, a newer file, or undelivered reports of another device.
+    """See the module. Raises Refusal for a second daemon (InUse) or undelivered reports of another device.
 
     A disk that fails while opening does not raise: the next call tries again.
     """
@@ -115,6 +115,11 @@ class Outbox:
     def salvage(self) -> Salvage | None:
         """The last time a broken file was set aside by this process."""
         return self._file.salvage
+
+    @property
+    def newer(self) -> Sequence[Path]:
+        """Files of newer programs that were set aside, by this process or earlier, and lie there still."""
+        return self._file.newer
 
     @property
     def disk_full(self) -> bool:

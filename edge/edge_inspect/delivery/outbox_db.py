@@ -7,7 +7,9 @@
    file grows only when asked to (`grow`): a transaction that finds no free page is DiskFull, too.
 4. The epoch goes on where this process last gave a number, also when a failed commit left more than that in the file.
 
-Raises Refusal for a second daemon, a newer file, undelivered reports of another device; StorageFailing for the rest.
+5. A newer program's file is set aside at the first opening, and a new one begun (`outbox_newer`).
+
+Raises Refusal for a second daemon (InUse), undelivered reports of another device; StorageFailing for the rest.
 """
 
 from __future__ import annotations
@@ -20,11 +22,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
+
 from edge_inspect.delivery import outbox_file as file
+from edge_inspect.delivery import outbox_newer as newer
 from edge_inspect.delivery import outbox_reserve as reserve
 from edge_inspect.delivery import outbox_wal as wal
 from edge_inspect.delivery.outbox_salvage import Salvage, keep_wal, replace
 from edge_inspect.errors import StorageFailing
+
+log = structlog.get_logger(__name__)
 
 SLOWEST_CHECK_BYTES_PER_S = 5e6
 UNREADABLE_TIMES = 20
@@ -43,6 +50,8 @@ class OutboxDatabase:
         self.mutex = threading.RLock()
         self.salvage: Salvage | None = None
         """The last time a broken file was set aside by this process."""
+        self.newer: list[Path] = []
+        """Files of newer programs that lie beside this one, as of its first opening."""
         self.epoch: file.Epoch | None = None
         """Of the reports put next; None until the file could be opened."""
         self.reserve_bytes = reserve.size_for(cap_bytes)
@@ -202,6 +211,8 @@ class OutboxDatabase:
             self._lock_handle = file.hold_lock(self.path)
         if self._db is None:
             # Only at the start: later the numbers that we gave are known, and a failed put is put again under its own.
+            if self.epoch is None:
+                self._make_way()
             commits = wal.commits(file.beside(self.path, "-wal")) if self.epoch is None else []
             db = self._opened()
             try:
@@ -216,6 +227,12 @@ class OutboxDatabase:
                 self.epoch = newest
             self._db, self._check = db, ""
         return self._db
+
+    def _make_way(self) -> None:
+        """What a newer program left is not ours to write."""
+        if (kept := newer.set_aside(self.path, self._utc_ns())) is not None:
+            log.error("outbox.newer_set_aside", file=kept.name, then="a new file, a new epoch")
+        self.newer = newer.lying_aside(self.path)
 
     def _look_behind_the_end(self, db: sqlite3.Connection, commits: list[int]) -> None:
         """Commits that SQLite did not find again may have had numbers: those that follow are given in a new epoch."""

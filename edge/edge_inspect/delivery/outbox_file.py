@@ -4,7 +4,7 @@
 2. Journal WAL and synchronous FULL are read back after every opening; without them there is no outbox.
 3. A file that SQLite finds broken is told from a disk that fails: the one is replaced (`outbox_salvage`), the other
    tried again.
-4. A file of a newer program is left untouched and refused.
+4. A file of a newer program is not touched: it is set aside before it would be opened (`outbox_newer`), else refused.
 5. While it lies closed, the blocks of its WAL stay held for a full disk (`outbox_reserve`).
 
 Tables: `epoch` (one row a life of the file, the newest is current), `report` (metadata; `row` is the sending order),
@@ -19,11 +19,12 @@ import fcntl
 import os
 import secrets
 import sqlite3
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from edge_inspect.delivery.outbox_reserve import hold_wal, insist_on_room_for_index
-from edge_inspect.errors import Refusal, StorageFailing
+from edge_inspect.errors import InUse, Refusal, StorageFailing
 
 SCHEMA = 1
 PENDING, SENT, ACKED = 0, 1, 2
@@ -92,7 +93,8 @@ def is_full(err: sqlite3.Error) -> bool:
 def hold_lock(path: Path) -> int:
     """Become the only owner of the outbox at `path` until the returned descriptor is closed.
 
-    Raises Refusal, or StorageFailing for what may pass: no room, no descriptors, a disk that fails or is read-only.
+    Raises InUse, Refusal, or StorageFailing for what may pass: no room, no descriptors, a disk that fails or is
+    read-only.
     """
     lock_path = beside(path, ".lock")
     try:
@@ -106,7 +108,7 @@ def hold_lock(path: Path) -> int:
     except BlockingIOError as err:
         owner = os.pread(lock, 20, 0).decode(errors="replace").strip()
         os.close(lock)
-        raise Refusal(f"{path}: another daemon (process {owner or '?'}) is using this outbox") from err
+        raise InUse(f"{path}: another daemon (process {owner or '?'}) is using this outbox") from err
     except OSError as err:
         os.close(lock)
         raise StorageFailing(f"{lock_path}: cannot be locked: {err.strerror}") from err
@@ -266,6 +268,23 @@ def _refuse_foreign_reports(db: sqlite3.Connection, path: Path, ours: str) -> No
             f"{path}: holds {waiting} undelivered reports of device {device}, this is {ours}; "
             "let them be delivered under the old name, or move the file away"
         )
+
+
+def schema_of(path: Path) -> int:
+    """Which schema the file has, without touching it; 0 for none that can be read."""
+    if not path.exists():
+        return 0
+    try:
+        with contextlib.closing(read_only(path)) as db:
+            return int(_pragma(db, "user_version"))
+    except (sqlite3.Error, OSError):
+        return 0  # whoever opens it finds out what is wrong with it
+
+
+def name_aside(path: Path, mark: str, now_ns: int) -> Path:
+    """A name of its own beside `path` for a file that makes room, with the moment in it."""
+    moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=now_ns // 1000)
+    return path.with_name(f"{path.name}{mark}{moment:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}")
 
 
 def fresh_of(path: Path) -> Path:

@@ -8,12 +8,10 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from edge_inspect.delivery.outbox_file import (
     beside,
     connect,
     fresh_of,
+    name_aside,
     read_only,
     sync_folder,
 )
@@ -43,7 +42,7 @@ class Salvage:
 
 def replace(path: Path, reason: str, *, device: str, now_ns: int) -> Salvage:
     """Put a new file in the place of a broken one and set that aside. Raises StorageFailing."""
-    fresh, kept = fresh_of(path), _name_for(path, now_ns)
+    fresh, kept = fresh_of(path), name_aside(path, ".broken-", now_ns)
     try:
         for suffix in ("-wal", "-shm", ""):
             beside(fresh, suffix).unlink(missing_ok=True)
@@ -60,18 +59,13 @@ def replace(path: Path, reason: str, *, device: str, now_ns: int) -> Salvage:
 
 def keep_wal(path: Path, reason: str, now_ns: int) -> Salvage:
     """Set a copy of a damaged WAL aside, if there is room, before SQLite writes over what lies behind its damage."""
-    kept = _name_for(path, now_ns)
+    kept = name_aside(path, ".broken-", now_ns)
     try:
         shutil.copyfile(beside(path, "-wal"), beside(kept, "-wal"))
         shutil.copyfile(path, kept)
     except OSError as err:
         reason = f"{reason}; no copy could be kept: {err.strerror}"
     return Salvage(kept, reason, 0)
-
-
-def _name_for(path: Path, now_ns: int) -> Path:
-    moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=now_ns // 1000)
-    return path.with_name(f"{path.name}.broken-{moment:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}")
 
 
 def _carry_over(broken: Path, fresh: Path, device: str, now_ns: int) -> int:

@@ -126,6 +126,10 @@ class OutboxWriter:
         if (salvage := self._outbox.salvage) is not None:
             detail = f"{salvage.set_aside.name}: {salvage.reason}; {salvage.reports} reports carried over"
             found.append(Degraded(code="outbox-was-broken", detail=detail[:200]))
+        if newer := self._outbox.newer:
+            detail = f"{newer[-1].name}: its reports wait for the newer program; `edge-inspect outbox put-back`"
+            more = f"; {len(newer)} such files" if len(newer) > 1 else ""
+            found.append(Degraded(code="outbox-newer-schema", detail=(detail + more)[:200]))
         return found + self._little_room()
 
     def _little_room(self) -> list[Degraded]:

@@ -2,11 +2,13 @@
 
 1. Nobody who looks in is waited for: at most MOST_AT_ONCE, each for at most PATIENCE_S, sent what the socket takes.
 2. The status socket lies in the state directory and is for its owner (0600). One that a killed daemon left is replaced.
-3. The metrics port listens on 127.0.0.1 only. A port that is taken is one clear line at the start.
+3. The metrics port listens on 127.0.0.1 only.
 4. An answer is made when it is asked for, in this thread, from counters that other threads own.
+5. A door that cannot be opened (a port that is taken, a full disk) keeps no line from being inspected: one line, an
+   alarm, and it is tried again every RETRY_S for ever.
 
     found = doors(config, appliance.observe)
-    found.open()                    # Refusal: a port is taken
+    found.open()
     found.run(stop)                 # the thread `status`
     found.close()
 """
@@ -29,8 +31,8 @@ from pathlib import Path
 import structlog
 
 from edge_inspect.config import Config
-from edge_inspect.errors import Refusal
 from edge_inspect.health.observed import Observed, status
+from edge_wire.messages import Degraded
 
 log = structlog.get_logger()
 
@@ -40,6 +42,7 @@ PATIENCE_S = 5.0
 MOST_REQUEST_BYTES = 8192
 LOOK_EVERY_S = 0.5
 REST_S = 0.1
+RETRY_S = 10.0
 LOOPBACK = "127.0.0.1"
 
 Page = Callable[[str], tuple[str, bytes]]
@@ -50,7 +53,10 @@ Page = Callable[[str], tuple[str, bytes]]
 class Door:
     """One listening socket and what is said there."""
 
+    code: str
+    """Of the alarm while it cannot be opened."""
     open: Callable[[], socket.socket]
+    """Raises OSError; its text is for a person."""
     answer: Callable[[bytes], bytes | None]
     """The bytes that came so far -> the whole answer, after which we hang up; None: more must come first."""
     close: Callable[[], None] = lambda: None
@@ -71,19 +77,18 @@ class Doors:
         self.beat_ns: int | None = time.monotonic_ns()
         """When the thread last moved; None once it has ended."""
         self._doors = doors
+        self._shut: dict[str, str] = {}  # code of a door that could not be opened -> why
+        self._retry_at_s = 0.0
         self._selector: selectors.BaseSelector = selectors.SelectSelector()
 
     def open(self) -> None:
-        """Listen. Raises Refusal."""
+        """Listen, where that is possible now."""
         self._selector = selectors.DefaultSelector()
-        try:
-            for door in self._doors:
-                listening = door.open()
-                listening.setblocking(False)
-                self._selector.register(listening, selectors.EVENT_READ, door)
-        except BaseException:
-            self.close()
-            raise
+        self._try_to_open(self._doors)
+
+    def alarms(self) -> list[Degraded]:
+        """Where nobody can look in, for the device's state."""
+        return [Degraded(code=code, detail=why[:200]) for code, why in list(self._shut.items())]
 
     def run(self, stop: threading.Event) -> None:
         """Answer until `stop`."""
@@ -98,6 +103,8 @@ class Doors:
                     else:
                         self._attend(end, key.data)
                 self._show_out()
+                if self._shut and time.monotonic() >= self._retry_at_s:
+                    self._try_to_open([door for door in self._doors if door.code in self._shut])
         finally:
             self.beat_ns = None
 
@@ -109,13 +116,30 @@ class Doors:
         for door in self._doors:
             door.close()
 
+    def _try_to_open(self, doors: Sequence[Door]) -> None:
+        self._retry_at_s = time.monotonic() + RETRY_S
+        for door in doors:
+            try:
+                listening = door.open()
+            except OSError as err:
+                why = err.strerror or str(err)
+                if self._shut.get(door.code) != why:
+                    log.warning("status.shut", code=door.code, why=why)
+                self._shut = {**self._shut, door.code: why}
+                continue
+            listening.setblocking(False)
+            self._selector.register(listening, selectors.EVENT_READ, door)
+            if door.code in self._shut:
+                log.warning("status.open_again", code=door.code)
+                self._shut = {code: why for code, why in self._shut.items() if code != door.code}
+
     def _let_in(self, listening: socket.socket, door: Door) -> None:
         try:
             end, _ = listening.accept()
         except OSError:  # gone again, or no file descriptor left for a guest, who goes on knocking
             time.sleep(REST_S)
             return
-        if len(self._selector.get_map()) >= len(self._doors) + MOST_AT_ONCE:
+        if len(self._selector.get_map()) >= len(self._doors) - len(self._shut) + MOST_AT_ONCE:
             end.close()
             return
         end.setblocking(False)
@@ -169,7 +193,7 @@ class Doors:
 
 def doors(config: Config, observe: Callable[[], Observed]) -> Doors:
     """The status socket, and the metrics port if the configuration has one."""
-    found = [optional(status_door(config.state_dir, lambda: json.dumps(status(observe())).encode() + b"\n"))]
+    found = [status_door(config.state_dir, lambda: json.dumps(status(observe())).encode() + b"\n")]
     if config.metrics is not None:
         from edge_inspect.health.metrics import metrics_page  # not everybody's start waits for this import
 
@@ -200,24 +224,11 @@ def status_door(state_dir: Path, status: Callable[[], bytes]) -> Door:
         with contextlib.suppress(OSError):
             (state_dir / SOCKET_NAME).unlink()
 
-    return Door(open_it, lambda _heard: status(), remove)
-
-
-def optional(door: Door) -> Door:
-    """A door that may stay shut: a full or broken disk must not keep the line from being inspected."""
-
-    def open_it() -> socket.socket:
-        try:
-            return door.open()
-        except OSError as err:
-            log.warning("status.no_socket", why=err.strerror or str(err))
-            return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)  # nobody can reach it
-
-    return Door(open_it, door.answer, door.close)
+    return Door("no-status-socket", open_it, lambda _heard: status(), remove)
 
 
 def metrics_door(port: int, page: Page) -> Door:
-    """GET /metrics on 127.0.0.1. Raises Refusal when the port is taken."""
+    """GET /metrics on 127.0.0.1."""
 
     def open_it() -> socket.socket:
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -228,10 +239,10 @@ def metrics_door(port: int, page: Page) -> Door:
         except OSError as err:
             listening.close()
             why = "another program has it" if err.errno == errno.EADDRINUSE else err.strerror
-            raise Refusal(f"metrics.port {port}: cannot listen on {LOOPBACK}:{port}: {why}") from err
+            raise OSError(err.errno, f"metrics.port: cannot listen on {LOOPBACK}:{port}: {why}") from err
         return listening
 
-    return Door(open_it, lambda heard: _http(heard, page))
+    return Door("no-metrics-port", open_it, lambda heard: _http(heard, page))
 
 
 def _http(heard: bytes, page: Page) -> bytes | None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from edge_inspect.errors import Refusal
-from edge_inspect.health.doors import SOCKET_NAME, Doors, metrics_door, optional, short_name, status_door
+from edge_inspect.health import doors as doors_module
+from edge_inspect.health.doors import SOCKET_NAME, Doors, metrics_door, short_name, status_door
 
 LONG = b"x" * 4_000_000
 """More than any socket takes at once."""
@@ -125,13 +126,30 @@ def test_nothing_is_left_open(tmp_path: Path) -> None:
     assert handles() == before
 
 
-def test_a_port_that_is_taken_leaves_nothing_open_and_an_optional_door_stays_shut(tmp_path: Path) -> None:
+def test_doors_that_cannot_be_opened_are_alarms_and_open_once_they_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doors_module, "RETRY_S", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        doors = Doors([status_door(tmp_path, lambda: b"x"), metrics_door(port, lambda accept: ("text/plain", b""))])
-        with pytest.raises(Refusal, match="another program has it"):
-            doors.open()
-        doors.close()
-    assert list(tmp_path.iterdir()) == []
-    with open_doors(Doors([optional(status_door(tmp_path / "missing", lambda: b"x"))])):
-        assert not (tmp_path / "missing").exists()
+        doors = Doors(
+            [
+                status_door(tmp_path / "state", lambda: b"x"),
+                metrics_door(port, lambda accept: ("text/plain", b"numbers")),
+            ]
+        )
+        opened = open_doors(doors)
+        opened.__enter__()
+        found = {alarm.code: alarm.detail for alarm in doors.alarms()}
+        assert found.keys() == {"no-status-socket", "no-metrics-port"}
+        assert found["no-metrics-port"] == f"metrics.port: cannot listen on 127.0.0.1:{port}: another program has it"
+    (tmp_path / "state").mkdir()
+    try:
+        deadline_s = time.monotonic() + 60
+        while doors.alarms():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+        assert read(tmp_path / "state") == b"x"
+        assert ask(port, b"GET /metrics HTTP/1.1\r\n\r\n").endswith(b"numbers")
+    finally:
+        opened.__exit__(None, None, None)
