@@ -19,7 +19,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 CHUNK_BYTES = 16 * 1024
 HELD_CHUNKS = 1024
@@ -29,10 +29,17 @@ Filter = Callable[[bytes], bytes]
 """Gets each chunk that the target sends and returns what goes on instead; may keep bytes back for the next call."""
 
 
+class Watch(Protocol):
+    """Sees what goes on, of one connection: `down` from the target, `up` to it."""
+
+    def down(self, data: bytes) -> None: ...
+    def up(self, data: bytes) -> None: ...
+
+
 class ChaosProxy:
     """Connections to `port` are passed on to `target_host:target_port`, with the faults set by then.
 
-    `new_filter` makes one Filter for each connection, for faults that understand the protocol.
+    `new_filter` makes one Filter for each connection, for faults that understand the protocol; `new_watch` one Watch.
     """
 
     def __init__(
@@ -41,11 +48,13 @@ class ChaosProxy:
         target_host: str = "127.0.0.1",
         *,
         new_filter: Callable[[], Filter] | None = None,
+        new_watch: Callable[[], Watch] | None = None,
         narrow: bool = False,
     ) -> None:
         """`narrow`: hold hardly anything, so that who sends to us feels `up_rate_bytes_s` at once."""
         self._target = (target_host, target_port)
         self._new_filter = new_filter
+        self._new_watch = new_watch
         self.delay_s = 0.0
         """Every byte arrives this much later, in both directions."""
         self.rate_bytes_s: float | None = None
@@ -173,9 +182,11 @@ class ChaosProxy:
         await self._flowing.wait()
         far_reader, far_writer = await asyncio.open_connection(*self._target)
         self._writers.add(far_writer)
-        pump_up = self._trickle(reader, far_writer) if self._narrow else self._pump(reader, far_writer, None)
+        watch = self._new_watch() if self._new_watch is not None else None
+        see_up, see_down = (watch.up, watch.down) if watch is not None else (None, None)
+        pump_up = self._trickle(reader, far_writer) if self._narrow else self._pump(reader, far_writer, None, see_up)
         up = asyncio.ensure_future(pump_up)
-        down = asyncio.ensure_future(self._pump(far_reader, writer, self._spoil()))
+        down = asyncio.ensure_future(self._pump(far_reader, writer, self._spoil(), see_down))
         try:
             await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -185,7 +196,13 @@ class ChaosProxy:
             await asyncio.gather(up, down, return_exceptions=True)
             far_writer.close()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, spoil: Filter | None) -> None:
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        spoil: Filter | None,
+        see: Callable[[bytes], None] | None,
+    ) -> None:
         """Read ahead into a queue, so that a delay holds bytes back without slowing them down."""
         held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(HELD_CHUNKS)
         reading = asyncio.ensure_future(self._read_ahead(reader, held))
@@ -203,6 +220,8 @@ class ChaosProxy:
                     if self.rate_bytes_s is not None:
                         await asyncio.sleep(len(data) / self.rate_bytes_s)
                     data = spoil(data)
+                if see is not None:
+                    see(data)
                 writer.write(data)
                 await writer.drain()
         finally:
