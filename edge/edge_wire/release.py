@@ -64,8 +64,11 @@ class ShadowLimits(Block):
 
     parts: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     """So many parts compared before a trial."""
+    least_rejected: Annotated[int, Field(ge=0, le=1_000_000)] = 10
+    """Of them, so many that the active model rejects: on good parts alone a model that passes bad ones looks good."""
     most_s: Annotated[int, Field(ge=1, le=30 * 86_400)] = 7 * 86_400
-    """Longest time to wait for them; then the candidate is put off (`shadow-too-few`), not refused for good."""
+    """Longest time to wait for both. Then a candidate with enough parts passes, however few of them were rejected;
+    one with too few parts is put off (`shadow-too-few`), not refused for good."""
     most_new_ng: Share = 0.05
     """Of the parts that the active model passes, at most this share may be NG to the candidate."""
     most_new_ok: Share = 0.05

@@ -84,6 +84,7 @@ def sign(
     lines: Annotated[list[str] | None, typer.Option(help=f"Only these lines; {_NAMES}.")] = None,
     devices: Annotated[list[str] | None, typer.Option(help=f"Only these devices; {_NAMES}.")] = None,
     shadow_parts: Annotated[int | None, typer.Option(help="Parts to compare before a trial. Else 200.")] = None,
+    shadow_rejected: Annotated[int | None, typer.Option(help="Of them, NG to the active model. Else 10.")] = None,
     shadow_most_s: Annotated[int | None, typer.Option(help="Longest wait for them. Else 604800.")] = None,
     most_new_ng: Annotated[float | None, typer.Option(help="Share of passed parts it may reject. Else 0.05.")] = None,
     most_new_ok: Annotated[float | None, typer.Option(help="Share of rejected parts it may pass. Else 0.05.")] = None,
@@ -124,7 +125,10 @@ def sign(
         reason=reason,
         rollback=rollback,
         audience={"sites": _names(sites), "lines": _names(lines), "devices": _names(devices)},
-        shadow={"parts": shadow_parts, "most_s": shadow_most_s, "most_new_ng": most_new_ng, "most_new_ok": most_new_ok},
+        shadow={
+            "parts": shadow_parts, "least_rejected": shadow_rejected, "most_s": shadow_most_s,
+            "most_new_ng": most_new_ng, "most_new_ok": most_new_ok,
+        },
         trial={
             "parts": trial_parts, "least_s": trial_least_s, "most_rate_shift": most_rate_shift,
             "most_unknown": most_unknown,

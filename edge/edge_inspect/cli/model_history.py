@@ -111,9 +111,10 @@ def _refused(entry: Entry) -> list[Text]:
 
 def disagreement(shadow: Shadowed) -> str:
     """In the words of the line: what would have been rejected, what would have been let through."""
+    few = f"; {shadow.rejected_missing} NG fewer than asked for, the time was over" if shadow.rejected_missing else ""
     return (
         f"{shadow.parts} parts judged by both; of {shadow.active_ok} OK it rejected {shadow.new_ng}, "
-        f"of {shadow.active_ng} NG it passed {shadow.new_ok}"
+        f"of {shadow.active_ng} NG it passed {shadow.new_ok}{few}"
     )
 
 

@@ -4,7 +4,9 @@
    either of them could not judge says nothing about the other.
 2. A candidate is refused only when chance is no explanation: when the share's lower bound is above the limit. While
    parts still come that bound is a strict one (it is looked at again and again); once there are enough, an ordinary.
-3. Whatever a person should read (which class, how many, how slow) is counted, not only what decides.
+3. Good parts alone show nothing of what a candidate would let through: it passes when enough parts were rejected, too,
+   or when the time is over.
+4. Whatever a person should read (which class, how many, how slow) is counted, not only what decides.
 
     shadow_verdict(report, rollout.shadow)      # "go-on", "pass", or the code of a refusal
 
@@ -87,13 +89,14 @@ def shadow_verdict(report: ShadowReport, limits: ShadowLimits) -> ShadowVerdict:
     """A candidate's shadow: go on, take it to its trial, or refuse it (`shadow-too-few`: put it off)."""
     if report.non_finite:
         return "shadow-non-finite"
-    enough = report.parts >= limits.parts
-    excess = disagreement(report, limits, FINAL if enough else EARLY)
+    over = report.seconds >= limits.most_s
+    decides = report.parts >= limits.parts and (report.active_ng >= limits.least_rejected or over)
+    excess = disagreement(report, limits, FINAL if decides else EARLY)
     if excess:
         return excess
-    if enough:
+    if decides:
         return "pass"
-    return "shadow-too-few" if report.seconds >= limits.most_s else "go-on"
+    return "shadow-too-few" if over else "go-on"
 
 
 def disagreement(report: ShadowReport, limits: ShadowLimits, alpha: float) -> Refused | None:

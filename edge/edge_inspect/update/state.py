@@ -18,7 +18,6 @@ from edge_inspect.update.stages import Stage
 from edge_wire.fields import Block, Code, Count, Digest, OneLine, UtcTime
 from edge_wire.release import ReleasedModel, Rollout, ShadowLimits, TrialLimits
 
-FORMAT = 1
 MOST_REFUSED = 1000
 MOST_KNOWN = 1000
 
@@ -42,14 +41,20 @@ class Shadowed(Block):
     """Class -> NG to the model before, of those OK to the new one, NG to the new one only."""
     answers_p50_ms: float | None = None
     beside_p50_ms: float | None = None
+    rejected_missing: Count = 0
+    """It passed though the model before rejected so many parts less than were asked for: the time was over."""
 
     @classmethod
-    def of(cls, report: ShadowReport) -> Shadowed:
+    def of(cls, report: ShadowReport, limits: ShadowLimits | None = None) -> Shadowed:
         said: dict[str, Any] = {
             field.name: getattr(report, field.name) for field in fields(report) if field.name in _SAME_NAMES
         }
         each = {name: (c.active_ng, c.new_ok, c.new_ng) for name, c in report.by_class.items()}
-        return cls(**said, by_class=each, answers_p50_ms=report.answers.p50_ms, beside_p50_ms=report.beside.p50_ms)
+        missing = max(0, limits.least_rejected - report.active_ng) if limits else 0
+        return cls(
+            **said, by_class=each, answers_p50_ms=report.answers.p50_ms, beside_p50_ms=report.beside.p50_ms,
+            rejected_missing=missing,
+        )  # fmt: skip
 
     def report(self) -> ShadowReport:
         said = {name: getattr(self, name) for name in _SAME_NAMES}

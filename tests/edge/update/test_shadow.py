@@ -27,7 +27,14 @@ TABLE = {
     "nothing seen yet": (report(), "go-on"),
     "agrees, too few": (report(150, 49), "go-on"),
     "agrees, enough": (report(160, 40), "pass"),
-    "agrees, no bad part came": (report(200, 0), "pass"),
+    "agrees, no bad part came": (report(200, 0), "go-on"),
+    "agrees, too few bad parts came": (report(991, 9), "go-on"),
+    "agrees, enough bad parts at last": (report(990, 10), "pass"),
+    "no bad part came, and the time is over": (report(200, 0, seconds=3600.0), "pass"),
+    "too few parts at all, and the time is over": (report(190, 9, seconds=3600.0), "shadow-too-few"),
+    "half of the few bad parts passed": (report(990, 10, new_ok=5), "shadow-new-ok"),
+    "half of fewer bad parts passed, and the time is over": (report(500, 4, new_ok=2, seconds=3600.0), "shadow-new-ok"),
+    "asked again and again while bad parts are waited for": (report(300, 5, new_ng=22), "go-on"),
     "one wrong of the first two": (report(2, 0, new_ng=1), "go-on"),
     "first three bad parts passed": (report(0, 3, new_ok=3), "shadow-new-ok"),
     "first two bad parts passed": (report(10, 2, new_ok=2), "go-on"),
@@ -49,6 +56,15 @@ TABLE = {
 def test_verdict_on_a_shadow(case: str) -> None:
     seen, expected = TABLE[case]
     assert shadow_verdict(seen, LIMITS) == expected
+
+
+def test_a_line_that_asks_for_no_bad_parts_passes_without_any() -> None:
+    assert shadow_verdict(report(200, 0), LIMITS.model_copy(update={"least_rejected": 0})) == "pass"
+
+
+def test_rollouts_from_before_ask_for_rejected_parts_too() -> None:
+    old = {"parts": 200, "most_s": 3600, "most_new_ng": 0.05, "most_new_ok": 0.05}
+    assert ShadowLimits.model_validate(old).least_rejected == 10
 
 
 def test_a_good_model_is_not_refused_for_being_looked_at_often() -> None:
