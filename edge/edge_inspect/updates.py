@@ -88,7 +88,7 @@ class Updates:
         asks = self._table.fetch == "daemon" and self._table.url is not None
         self._updater = Updater(
             self._store, Offers(self._settings, asks=asks), self._probe(picture_sizes), live, box=self._box,
-            looks=Looks(float(self._table.poll_s)),
+            channel=f"{self._table.product}/{self._table.channel}", looks=Looks(float(self._table.poll_s)),
         )  # fmt: skip
 
     def _probe(self, picture_sizes: Callable[[], Sequence[tuple[int, int]]]) -> Probe:

@@ -125,8 +125,8 @@ class Device:
             judging.write_text(line.judging)
         updater = Updater(
             store, Offers(self.settings(release), asks=True), lambda package, active: None, line,
-            box=Names("plant-1", "press-4", "edge-0017"), looks=Looks(600.0, first_s=0.0), look_s=0.0,
-            wait_for_disk_s=0.0,
+            box=Names("plant-1", "press-4", "edge-0017"), channel=f"{PRODUCT}/stable",
+            looks=Looks(600.0, first_s=0.0), look_s=0.0, wait_for_disk_s=0.0,
         )  # fmt: skip
         stop = threading.Event()
         updater.pulse.stop = stop

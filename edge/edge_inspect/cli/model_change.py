@@ -15,16 +15,17 @@ from edge_inspect.cli.log import configure_log
 from edge_inspect.cli.model_box import ConfigFile, Place, configured, digest_meant, place
 from edge_inspect.cli.options import AsJson, StateDir
 from edge_inspect.cli.output import emit, size
-from edge_inspect.errors import Refusal
+from edge_inspect.errors import Refusal, Usage
 from edge_inspect.update.choose import chosen_by_person
 from edge_inspect.update.fetch import FetchSettings, import_from
 from edge_inspect.update.machine import Result, advance
 from edge_inspect.update.record import PERSON_WENT_BACK
-from edge_inspect.update.requests import Answer, Request, ask, wait_for, who_asks
+from edge_inspect.update.requests import LATE_S, Answer, Request, ask, wait_for, who_asks
 from edge_inspect.update.stages import Outcome, Stage
 from edge_inspect.update.store import InUse, Store, utc_now
 
-ANSWER_S = 60.0
+ANSWER_S = LATE_S
+MOST_WHY = 200
 Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="Why, for the history.")]
 
 
@@ -81,7 +82,7 @@ def activate(
     """
     box = place(state, config)
     found, _ = box.look()
-    request = Request(kind="activate", digest=digest_meant(box, found, model), by=who_asks(), why=why)
+    request = Request(kind="activate", digest=digest_meant(box, found, model), by=who_asks(), why=_one_line(why))
     _tell(_asked(box, request, _activate_in), json)
 
 
@@ -91,7 +92,16 @@ def rollback(why: Why = "", state: StateDir = None, config: ConfigFile = None, j
     While a candidate is being tried, it is the candidate that goes.
     """
     box = place(state, config)
-    _tell(_asked(box, Request(kind="rollback", by=who_asks(), why=why), _rollback_in), json)
+    _tell(_asked(box, Request(kind="rollback", by=who_asks(), why=_one_line(why)), _rollback_in), json)
+
+
+def _one_line(why: str) -> str:
+    """As the history can hold it. Raises Usage."""
+    odd = any(letter < " " or letter == "\x7f" or "\ud800" <= letter <= "\udfff" for letter in why)
+    if len(why) > MOST_WHY or odd:
+        found = "a letter that no line can hold, e.g. a line break" if odd else f"{len(why)} letters"
+        raise Usage(f"--why: found {found}; allowed: one line of at most {MOST_WHY} letters")
+    return why
 
 
 def _asked(box: Place, request: Request, act: Callable[[Store, Request], Answer]) -> Answer:
@@ -125,6 +135,8 @@ def _rollback_in(store: Store, request: Request) -> Answer:
     state = store.state
     if state.stage in (Stage.IDLE, Stage.FETCH) and state.active is None:
         return Answer(ok=False, code="no-previous", text="the factory's model judges; there is none before it")
+    if state.stage in (Stage.IDLE, Stage.FETCH) and state.previous is None:
+        store.package(None)  # raises BadModel: better what judges now than nothing
     if state.stage is not Stage.REVERT:
         idle = state.model_copy(update={"stage": Stage.IDLE}) if state.stage is Stage.FETCH else state
         why = request.why or "taken back by hand"

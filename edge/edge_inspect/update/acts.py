@@ -2,7 +2,9 @@
 
 1. An act works on the state that is on disk and ends in a Result; it can be done again, and after a restart it is.
 2. Nothing here touches a frame: what judges is exchanged by `Live`, between two parts.
-3. IDLE, SHADOW and TRIAL wait: there a person's request, a newer rollout and the end of the daemon are heard.
+3. IDLE, SHADOW and TRIAL wait: there a person's request, a newer rollout and the end of the daemon are heard
+   (`wishes`). FETCH breaks off for a person, too; what has come so far stays. PROBE hears nobody until it is over.
+4. What has become of the factory's package on the disk is an alarm; another model's rot is a reason to go back.
 
     acts = Acts(store, source, probe, live, box=box, looks=looks, pulse=pulse, now=now)
     Machine(store, acts.table(), now=now).step()
@@ -10,28 +12,27 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol
 
 import structlog
 
-from edge_inspect.errors import BadModel, Ending, InspectError, World
+from edge_inspect.errors import BadModel, SourceGone, World
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.update.choose import Names, Version, chosen_by_person, consider
 from edge_inspect.update.live import Live
 from edge_inspect.update.machine import Act, Result
-from edge_inspect.update.pace import STEP_S, Looks, Pulse
+from edge_inspect.update.pace import STEP_S, Interrupt, Looks, Pulse
 from edge_inspect.update.record import PERSON_WENT_BACK
-from edge_inspect.update.requests import Answer, Desk, Request
-from edge_inspect.update.shadow import shadow_verdict
+from edge_inspect.update.requests import Desk, Request
+from edge_inspect.update.shadow import ShadowReport, shadow_verdict
 from edge_inspect.update.stages import Outcome, Stage
-from edge_inspect.update.state import Candidate, Shadowed, State, channel_of
+from edge_inspect.update.state import Candidate, Shadowed, State
 from edge_inspect.update.store import Store
-from edge_inspect.update.trial import trial_verdict
-from edge_wire.release import Rollout
+from edge_inspect.update.trial import TrialReport, TrialVerdict, trial_verdict
+from edge_inspect.update.wishes import PATIENCE_S, Source, Wishes, shown
+from edge_wire.release import Rollout, ShadowLimits
 
 log = structlog.get_logger()
 
@@ -40,7 +41,7 @@ LOOK_S = 1.0
 REHASH_S = 7 * 86_400.0
 LIMITS_S = {
     Stage.IDLE: 300.0,
-    Stage.FETCH: 180.0,  # without progress
+    Stage.FETCH: PATIENCE_S,
     Stage.VERIFY: 300.0,
     Stage.PROBE: 3900.0,  # its own deadline is far below
     Stage.SHADOW: 1800.0,  # a runtime may take long to build an engine
@@ -49,25 +50,6 @@ LIMITS_S = {
     Stage.REVERT: 1800.0,
 }
 """How long a single call of a stage may take before it counts as hanging."""
-
-
-class Source(Protocol):
-    """Where models come from, and who vouches for them."""
-
-    def fetch(self, stop: threading.Event, progress: Callable[[float], None]) -> Rollout | None:
-        """Look once. A rollout is returned with its package here; None: nothing new.
-
-        Raises Untrusted, BadModel, SourceGone, StorageFailing.
-        """
-
-    def verify(self, candidate: Candidate) -> ModelPackage:
-        """Signatures and every byte, from this box's own files. Raises Untrusted, BadModel, StorageFailing."""
-
-    def news(self) -> bool:
-        """Whether somebody else (the fetch service, `model import`) has brought something since the last `fetch`."""
-
-    def tidy(self, wanted: set[str]) -> None:
-        """Remove packages whose digest is not wanted. Raises StorageFailing."""
 
 
 Probe = Callable[[ModelPackage, ModelPackage], object]
@@ -102,8 +84,7 @@ class Acts:
         self._look_s = look_s
         self._clock_s = clock_s
         self._next_rehash_s = clock_s() + REHASH_S
-        self._desk = Desk(store.folder)
-        self._asked: tuple[str, Request] | None = None
+        self._wishes = Wishes(Desk(store.folder), source, looks, pulse, box)
 
     def table(self) -> dict[Stage, Act]:
         return {
@@ -113,9 +94,7 @@ class Acts:
 
     def answer(self, ok: bool, code: str, text: str) -> None:
         """To the person who waits, if one does."""
-        if self._asked is not None:
-            self._desk.answer(self._asked[0], Answer(ok=ok, code=code, text=text[:200]))
-            self._asked = None
+        self._wishes.answer(ok, code, text)
 
     # The stages
 
@@ -123,29 +102,45 @@ class Acts:
         if self._live.active() != self._should_be_active(state):
             raise RuntimeError(f"{self._live.active()} judges, the state says {state.active or 'the factory model'}")
         while True:
-            if (asked := self._request()) is not None:
-                result = self._asked_in_idle(state, *asked)
+            if (request := self._wishes.request()) is not None:
+                result = self._asked_in_idle(state, request)
                 if result is not None:
                     return result
             if state.active is not None and state.active in state.revoked:
                 return Result(Outcome.REFUSED, "revoked", "its publisher has revoked it")
             if self._clock_s() >= self._next_rehash_s:
                 self._next_rehash_s = self._clock_s() + REHASH_S
-                self._pulse.allow(LIMITS_S[Stage.VERIFY])
-                self._store.package(state.active)  # raises BadModel: one further back
+                self._rehash(state)
             if self._looks.due() or self._source.news():
                 self._looks.looked()
+                if self._store.factory_wrong:
+                    self._wrong_with_factory()  # is it back?
                 return Result(Outcome.DONE)
             self._pulse.rest(STEP_S)
+
+    def _rehash(self, state: State) -> None:
+        """Raises BadModel: what judges is not what it was, so one further back. Of the factory's it is an alarm."""
+        self._wrong_with_factory()
+        if state.active is not None:
+            self._pulse.allow(LIMITS_S[Stage.VERIFY])
+            self._store.package(state.active)
 
     def _fetch(self, state: State) -> Result:
         if state.candidate is not None:  # a person chose one that is here
             return Result(Outcome.DONE)
-        return self._look(state)
-
-    def _look(self, state: State) -> Result:
-        rollout = self._source.fetch(self._pulse.stop, self._progressed)
+        person = Interrupt(self._pulse.stop, lambda: self._wishes.request() is not None)
+        try:
+            rollout = self._source.fetch(person, self._progressed)
+        except SourceGone:
+            self._pulse.check()
+            if not person.is_set():
+                raise
+            self._looks.at_once()  # what has come lies in staging
+            return Result(Outcome.NOTHING, why="broken off: somebody asks for something else")
         self._pulse.check()
+        return self._consider(state, rollout)
+
+    def _consider(self, state: State, rollout: Rollout | None) -> Result:
         if rollout is None:
             return Result(Outcome.NOTHING)
         active, last = self._live.active(), self._store.history.last("activated")
@@ -162,28 +157,39 @@ class Acts:
             self._package_of(candidate)
         else:
             self._source.verify(candidate)
-        self.answer(True, "", f"{_shown(candidate)} is whole and signed; it now goes through its stages")
+        self.answer(True, "", f"{shown(candidate)} is whole and signed; it now goes through its stages")
         return Result(Outcome.DONE)
 
     def _ask_probe(self, state: State) -> Result:
-        self._probe(self._package_of(_candidate(state)), self._store.package(state.active))
+        candidate = _candidate(state)
+        try:
+            active = self._store.package(state.active)
+        except BadModel as err:  # not the candidate's fault; and without a way home nothing is tried
+            self._next_rehash_s = self._clock_s()
+            return Result(Outcome.LATER, err.code, f"the model that judges: {err}")
+        self._probe(self._package_of(candidate), active)
         self._pulse.check()
-        return Result(Outcome.DONE)
+        return self._wishes.withdrawn(state, candidate) or Result(Outcome.DONE)
 
     def _shadow(self, state: State) -> Result:
         candidate = _candidate(state)
         self._live.start_shadow(self._package_of(candidate), role="candidate")
+        limits = candidate.shadow
+
+        def decided() -> bool:
+            return shadow_verdict(self._live.shadow_report(), limits) != "go-on"
+
         while True:
             report = self._live.shadow_report()
-            shadowed = Shadowed.of(report)
-            verdict = shadow_verdict(report, candidate.shadow)
-            self._pulse.progress = min(1.0, report.parts / candidate.shadow.parts)
+            verdict = shadow_verdict(report, limits)
+            shadowed = Shadowed.of(report, limits if verdict == "pass" else None)
+            self._pulse.progress = _share_of_shadow(report, limits)
             if verdict == "pass":
                 return Result(Outcome.DONE, shadowed=shadowed)
             if verdict != "go-on":
                 outcome = Outcome.LATER if verdict == "shadow-too-few" else Outcome.REFUSED
                 return Result(outcome, verdict, _numbers(shadowed), shadowed=shadowed)
-            if (withdrawn := self._withdrawn(state, shadowed)) is not None:
+            if (withdrawn := self._wishes.withdrawn(state, candidate, shadowed, decided)) is not None:
                 return withdrawn
             self._pulse.rest(self._look_s)
 
@@ -198,16 +204,23 @@ class Acts:
         self._begin_beside(candidate)
         predicted = candidate.shadowed.report() if candidate.shadowed else None
         limits = candidate.trial
+
+        def judge(report: TrialReport) -> TrialVerdict:
+            return trial_verdict(report, limits, predicted, candidate.shadow)
+
+        def decided() -> bool:
+            return judge(self._live.trial_report()) != "go-on"
+
         while True:
             report = self._live.trial_report()
-            verdict = trial_verdict(report, limits, predicted, candidate.shadow)
+            verdict = judge(report)
             self._pulse.progress = min(1.0, report.parts / limits.parts, report.seconds / max(1, limits.least_s))
             if verdict == "keep":
                 return Result(Outcome.DONE)
             if verdict != "go-on":
                 said = f"{report.parts} parts, {report.ng} NG; beside: {_numbers(Shadowed.of(report.beside))}"
                 return Result(Outcome.REFUSED, verdict, said)
-            if (withdrawn := self._withdrawn(state, None)) is not None:
+            if (withdrawn := self._wishes.withdrawn(state, candidate, None, decided)) is not None:
                 return withdrawn
             self._pulse.rest(self._look_s)
 
@@ -231,10 +244,12 @@ class Acts:
         self._live.stop_shadow()
         if state.active is not None and state.active in state.revoked:
             return Result(Outcome.REFUSED, "revoked", "its publisher has revoked it")
+        home = None
         if self._live.active() != self._should_be_active(state):
-            self._live.swap(self._package_home(state))
+            home = self._package_home(state)
+            self._live.swap(home)
         self._live.end_trial()
-        self._store.note_active(self._package_home(state))
+        self._note_home(state, home)
         self.answer(True, "", f"back: {self._live.active()[:19]} judges now")
         return Result(Outcome.DONE)
 
@@ -246,76 +261,40 @@ class Acts:
                 raise NoWayHome(str(err)) from err
             raise
 
+    def _note_home(self, state: State, home: ModelPackage | None) -> None:
+        """Into the history. What judges already is not read again for that, unless it has to be."""
+        if home is None and self._store.is_noted(self._live.active()):
+            return
+        try:
+            self._store.note_active(home or self._store.package(state.active))
+        except BadModel as err:
+            log.warning("what judges is not in the history, as its package cannot be read", why=str(err))
+
     # What stages share
 
-    def _withdrawn(self, state: State, shadowed: Shadowed | None) -> Result | None:
-        """Whether a person or a newer rollout wants the candidate to go."""
-        candidate = _candidate(state)
-        if (asked := self._request()) is not None:
-            number, request = asked
-            if request.kind == "activate" and request.digest == candidate.model.digest:
-                self._asked = None
-                self._desk.answer(number, Answer(ok=True, text=f"{_shown(candidate)} is being tried already"))
-                return None
-            if request.kind == "activate":
-                self._asked = None
-                text = f"{_shown(candidate)} is being tried; `model rollback` takes it back first"
-                self._desk.answer(number, Answer(ok=False, code="busy", text=text))
-                return None
-            why = request.why or "taken back by hand"
-            return Result(Outcome.WITHDRAWN, PERSON_WENT_BACK, why, by=request.by, shadowed=shadowed)
-        due = self._looks.due() or self._source.news()
-        return self._overtaken(state, candidate, shadowed) if due else None
-
-    def _overtaken(self, state: State, candidate: Candidate, shadowed: Shadowed | None) -> Result | None:
-        self._looks.looked()
-        self._pulse.allow(LIMITS_S[Stage.FETCH])
-        try:
-            rollout = self._source.fetch(self._pulse.stop, lambda share: self._pulse.allow(LIMITS_S[Stage.FETCH]))
-        except Ending:
-            raise
-        except InspectError as err:
-            log.info("could not look for a newer rollout", why=str(err))
-            return None
-        self._pulse.check()
-        if rollout is None:
-            return None
-        if candidate.model.digest in rollout.revoked:
-            why = "its publisher has revoked it"
-            return Result(Outcome.REFUSED, "revoked", why, seen=rollout, shadowed=shadowed)
-        newer = channel_of(rollout) == candidate.channel and rollout.sequence > candidate.sequence
-        other = rollout.concerns(*self._box) and rollout.model.digest != candidate.model.digest
-        if newer and (other or state.active in rollout.revoked):
-            self._looks.at_once()
-            return Result(Outcome.WITHDRAWN, "overtaken", f"sequence {rollout.sequence} is newer", shadowed=shadowed)
-        return None
-
-    def _request(self) -> tuple[str, Request] | None:
-        if self._asked is None:
-            self._asked = self._desk.next()
-        return self._asked
-
-    def _asked_in_idle(self, state: State, number: str, request: Request) -> Result | None:
-        refused = None
-        if request.kind == "rollback":
-            if state.active is not None:
-                why = request.why or "taken back by hand"
-                return Result(Outcome.WITHDRAWN, PERSON_WENT_BACK, why, by=request.by)
-            refused = Answer(ok=False, code="no-previous", text="the factory's model judges; there is none before it")
-        else:
+    def _asked_in_idle(self, state: State, request: Request) -> Result | None:
+        if request.kind == "activate":
             found = chosen_by_person(state, request, self._store.factory_digest, self._now())
             if isinstance(found, Candidate):
                 return Result(Outcome.DONE, "activate", request.why, by=request.by, candidate=found)
-            refused = found
-        self._asked = None
-        self._desk.answer(number, refused)
-        return None
+            self.answer(found.ok, found.code, found.text)
+            return None
+        if state.active is None:
+            self.answer(False, "no-previous", "the factory's model judges; there is none before it")
+            return None
+        if state.previous is None and (wrong := self._wrong_with_factory()):
+            self.answer(False, *wrong)
+            return None
+        return Result(Outcome.WITHDRAWN, PERSON_WENT_BACK, request.why or "taken back by hand", by=request.by)
 
-    def _answer(self, ok: bool, code: str, text: str) -> None:
-        """To the person who waits, if one does."""
-        if self._asked is not None:
-            self._desk.answer(self._asked[0], Answer(ok=ok, code=code, text=text[:200]))
-            self._asked = None
+    def _wrong_with_factory(self) -> tuple[str, str] | None:
+        """Code and words; the alarm is set by this, and cleared."""
+        self._pulse.allow(LIMITS_S[Stage.VERIFY])
+        try:
+            self._store.package(None)
+        except BadModel as err:
+            return err.code, f"the factory's model cannot be gone back to: {err}"
+        return None
 
     def _package_of(self, candidate: Candidate) -> ModelPackage:
         return self._store.package(candidate.model.digest)
@@ -337,8 +316,9 @@ def _candidate(state: State) -> Candidate:
     return state.candidate
 
 
-def _shown(candidate: Candidate | None) -> str | None:
-    return f"{candidate.model.name} {candidate.model.version}" if candidate else None
+def _share_of_shadow(report: ShadowReport, limits: ShadowLimits) -> float:
+    rejected = report.active_ng / limits.least_rejected if limits.least_rejected else 1.0
+    return min(1.0, report.parts / limits.parts, max(rejected, report.seconds / limits.most_s))
 
 
 def _numbers(shadowed: Shadowed) -> str:

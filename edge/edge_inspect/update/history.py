@@ -28,7 +28,6 @@ from edge_wire.fields import Block, Count, Digest, OneLine, UtcTime
 
 FILE_NAME = "history.jsonl"
 BEGIN = "0" * 64
-MOST_LINE_BYTES = 64 * 1024
 
 
 class Entry(Block):

@@ -134,7 +134,7 @@ def advance(state: State, result: Result, now: datetime) -> State:
         candidate = candidate.model_copy(update={"shadowed": result.shadowed})
     changed["candidate"] = candidate
     changed |= _what_judges(state, stage, result.outcome, candidate)
-    changed |= _remembered(state, result, now)
+    changed |= _remembered(state, stage, result, now)
     changed |= _floors(state, result, candidate)
     if state.stage is Stage.TRIAL and stage is Stage.KEEP and candidate is not None:  # somebody asked for it again
         changed["refused"] = tuple(found for found in state.refused if found.digest != candidate.model.digest)
@@ -143,7 +143,7 @@ def advance(state: State, result: Result, now: datetime) -> State:
     if stage is Stage.VERIFY and state.stage is Stage.FETCH:
         changed["starts"] = 1
     if stage is Stage.IDLE:
-        changed |= {"candidate": None, "starts": 0, "saves": 0}
+        changed |= {"candidate": None, "starts": 0, "saves": 0, "reason": None}
     elif stage is not state.stage or state.stage is Stage.REVERT:
         changed["saves"] = state.saves + 1
     return state.model_copy(update=changed)
@@ -166,13 +166,15 @@ def _what_judges(state: State, stage: Stage, outcome: Outcome, candidate: Candid
     return {}
 
 
-def _remembered(state: State, result: Result, now: datetime) -> dict[str, Any]:
-    """Refusals, and why."""
+def _remembered(state: State, stage: Stage, result: Result, now: datetime) -> dict[str, Any]:
+    """Refusals, and why another model is to judge: what comes of it later on the way home is not the reason."""
     if result.outcome in (Outcome.DONE, Outcome.NOTHING) or not result.code:
         return {}
     judged = result.candidate or state.candidate
     digest = judged.model.digest if judged else state.active if state.stage is Stage.IDLE else None
-    changed: dict[str, Any] = {"reason": Reason(code=result.code, why=_line(result.why), by=_line(result.by))}
+    changed: dict[str, Any] = {}
+    if stage is Stage.REVERT and (state.stage is not stage or state.reason is None):
+        changed["reason"] = Reason(code=result.code, why=_line(result.why), by=_line(result.by))
     if state.stage is Stage.REVERT:  # what cannot be gone back to is not what is refused
         return changed
     changed["last_refusal"] = LastRefusal(code=result.code, at=now, digest=digest, why=_line(result.why))

@@ -1,7 +1,8 @@
 """When the next look at the repository is due, and the heart of a thread whose calls may take long.
 
 1. A look every `poll_s`, each pause up to a tenth shorter or longer, so that a fleet does not ask all at once; sooner
-   after a hint; later and later, up to a day, while a candidate is put off again and again.
+   after a hint, but hints are no more than claims: one a minute is heard; later and later, up to a day, while a
+   candidate is put off again and again.
 2. A heart says beforehand how long a call may take: a moment to come in `beat_ns`. While a thread waits, it moves.
 
     looks = Looks(600.0)
@@ -11,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -21,6 +23,8 @@ from edge_inspect.errors import Ending
 MOST_PAUSE_S = 86_400.0
 SOONER_S = 2.0
 """After a hint: the repository may be a little behind the broker."""
+HINTED_S = 60.0
+"""From one hinted look to the next, at least, as long as none of them brings a candidate to its end."""
 FIRST_S = 60.0
 """After a start, at most: a box that was off for a week should not wait for long."""
 STEP_S = 0.25
@@ -41,6 +45,7 @@ class Looks:
         self._clock_s = clock_s
         self._rng = rng or random.Random()
         self._hinted = threading.Event()
+        self._hint_heard_s = -math.inf
         self._put_off = 0
         self._next_s = clock_s() + (self._rng.uniform(0.0, min(poll_s, FIRST_S)) if first_s is None else first_s)
 
@@ -48,10 +53,12 @@ class Looks:
         self._hinted.set()
 
     def due(self) -> bool:
-        if self._hinted.is_set():
+        now_s = self._clock_s()
+        if self._hinted.is_set() and now_s >= self._hint_heard_s + HINTED_S:
             self._hinted.clear()
-            self._next_s = min(self._next_s, self._clock_s() + SOONER_S)
-        return self._clock_s() >= self._next_s
+            self._hint_heard_s = now_s
+            self._next_s = min(self._next_s, now_s + SOONER_S)
+        return now_s >= self._next_s
 
     def at_once(self) -> None:
         self._next_s = self._clock_s()
@@ -69,6 +76,39 @@ class Looks:
     def settled(self) -> None:
         """A candidate came to its end, good or bad."""
         self._put_off = 0
+        self._hint_heard_s = -math.inf
+
+
+class Interrupt(threading.Event):
+    """Set when `stop` is, and from when `wanted` says so on.
+
+    wanted: asked every STEP_S by whichever thread looks, one at a time, while the one that made this waits for it.
+    """
+
+    def __init__(self, stop: threading.Event, wanted: Callable[[], bool]) -> None:
+        super().__init__()
+        self._stop = stop
+        self._wanted = wanted
+        self._asking = threading.Lock()
+        self._next_s = 0.0
+
+    def is_set(self) -> bool:
+        if super().is_set() or self._stop.is_set():
+            return True
+        with self._asking:
+            if not super().is_set() and time.monotonic() >= self._next_s:
+                self._next_s = time.monotonic() + STEP_S
+                if self._wanted():
+                    self.set()
+        return super().is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        until_s = math.inf if timeout is None else time.monotonic() + timeout
+        while not self.is_set():
+            if (left_s := until_s - time.monotonic()) <= 0:
+                return False
+            self._stop.wait(min(STEP_S, left_s))
+        return True
 
 
 class Pulse:

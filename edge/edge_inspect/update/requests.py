@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from edge_inspect.errors import StorageFailing
 from edge_inspect.update.durable import make_folder, remove_durably, write_durably
@@ -28,7 +28,8 @@ from edge_wire.fields import Block, Digest, OneLine
 
 REQUESTS = "requests"
 ANSWERS = "answers"
-LATE_S = 60.0
+LATE_S = 180.0
+"""Longer than a daemon that runs needs to hear of it: a candidate is being probed, at most."""
 MOST_BYTES = 4096
 STEP_S = 0.1
 FORGOTTEN_S = 3600.0
@@ -42,6 +43,12 @@ class Request(Block):
     by: OneLine
     why: OneLine = ""
 
+    @model_validator(mode="after")
+    def _says_what(self) -> Request:
+        if self.kind == "activate" and self.digest is None:
+            raise ValueError("activate: which? a digest is missing")
+        return self
+
 
 class Answer(Block):
     ok: bool
@@ -50,8 +57,10 @@ class Answer(Block):
 
 
 def who_asks() -> str:
-    """The user name of the person, behind sudo too."""
-    return (os.environ.get("SUDO_USER") or _user())[:100]
+    """The user name of the person, behind sudo too: one line, whatever the environment says."""
+    said = os.environ.get("SUDO_USER") or _user()
+    clean = "".join(letter if letter.isprintable() else " " for letter in said).strip()
+    return clean[:100] or str(os.getuid())
 
 
 def _user() -> str:

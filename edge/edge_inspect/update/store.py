@@ -1,10 +1,13 @@
 """What a device keeps of its models on disk: state, history, the lock; and which model is to judge.
 
 1. The state on disk is always a whole one: the old or the new. One that cannot be read is put aside under another name
-   with one line, and the factory's model judges; floors and refusals come back out of the history.
+   with one line, and the factory's model judges; floors and refusals come back out of the history. It is not written
+   over as long as it cannot be put aside, and none is written that could not be read again.
 2. Nothing judges that was not hashed at this start: active, else previous, else the factory's. If none verifies, the
    daemon does not start (`no-model`): no results rather than wrong ones.
-3. One process at a time has it open: a daemon, or a command while no daemon runs.
+3. The factory's package is the one that a start finds: what becomes of it on the disk later is an alarm
+   (`factory_wrong`) and no reason to go anywhere, as long as its engine is loaded or another model judges.
+4. One process at a time has it open: a daemon, or a command while no daemon runs.
 
     with Store.open(state_dir / "update", models_dir, factory) as store:
         package = store.begin()         # counts the start, verifies, falls back
@@ -17,32 +20,38 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 
 import structlog
-from pydantic import ValidationError
 
 from edge_inspect.errors import BadModel, Refusal, StorageFailing
 from edge_inspect.inference.package import ModelPackage
-from edge_inspect.update.durable import make_folder, sweep, sync_folder, translated, write_durably
+from edge_inspect.update.durable import make_folder, sweep, translated, write_durably
 from edge_inspect.update.history import FILE_NAME as HISTORY_NAME
 from edge_inspect.update.history import Checked, Entry, History, read_history
 from edge_inspect.update.machine import after_restart, lost_its_model
 from edge_inspect.update.record import activated, kept, refused, took_back
 from edge_inspect.update.stages import Stage
-from edge_inspect.update.state import Candidate, Floor, HistoryHead, RefusedDigest, State
+from edge_inspect.update.state import MOST_REFUSED, Candidate, Floor, HistoryHead, RefusedDigest, State
+from edge_inspect.update.state_file import (
+    MOST_STATE_BYTES,
+    STATE_NAME,
+    as_a_start_finds,
+    parse_state,
+    put_aside,
+    read_or_put_aside,
+    readable,
+)
 from edge_wire.manifest import MANIFEST_NAME
 
 log = structlog.get_logger()
 
 FOLDER = "update"
-STATE_NAME = "state.json"
 LOCK_NAME = "lock"
 PACKAGES = "packages"
-MOST_STATE_BYTES = 4 << 20
 
 
 class InUse(Refusal):
@@ -67,6 +76,7 @@ class Store:
         lock: int,
         now: Callable[[], datetime],
         quarantined: str,
+        on_disk: State | None,
     ) -> None:
         self.folder = folder
         self.models_dir = models_dir
@@ -76,7 +86,11 @@ class Store:
         """Why the state that lay here was put aside; empty when it was not."""
         self.failing = ""
         """Why the last save failed; empty when it did not."""
+        self.factory_wrong = ""
+        """Why the factory's package could not be read last; empty when it could."""
+        self._factory_digest = ""
         self._state = state
+        self._on_disk = on_disk
         self._lock = lock
         self._now = now
 
@@ -97,11 +111,14 @@ class Store:
         try:
             with contextlib.suppress(StorageFailing):
                 sweep(folder)
-            state, quarantined = _read_or_put_aside(folder, now())
-            history = History(folder / HISTORY_NAME, state.history if not quarantined else None)
+            found, quarantined = read_or_put_aside(folder, now())
+            history = History(folder / HISTORY_NAME, found.history if found else None)
+            state = found or State(since=now())
             if quarantined:
                 state = _recovered(state, history)
-            store = cls(folder, models_dir, factory, state, history, lock=lock, now=now, quarantined=quarantined)
+            store = cls(
+                folder, models_dir, factory, state, history, lock=lock, now=now, quarantined=quarantined, on_disk=found
+            )
         except BaseException:
             os.close(lock)
             raise
@@ -123,17 +140,28 @@ class Store:
         return self._state
 
     def save(self, state: State) -> None:
-        """On disk when it returns. Raises StorageFailing; `state` is then the new one all the same."""
+        """On disk when it returns, unless a start would make the same of what is there.
+
+        Raises StorageFailing; `state` is then the new one all the same.
+        """
         self._state = state.model_copy(update={"history": self.history.head})
+        if not self.failing and self._on_disk and as_a_start_finds(self._on_disk) == as_a_start_finds(self._state):
+            return
+        path = self.folder / STATE_NAME
         try:
-            write_durably(self.folder / STATE_NAME, self._state.model_dump_json(indent=1).encode() + b"\n")
+            if self.quarantined and self._on_disk is None:
+                put_aside(path, self._now())  # if that did not work when it was read
+            write_durably(path, readable(path, self._state))
         except StorageFailing as err:
             self.failing = str(err)
             raise
         self.failing = ""
+        self._on_disk = self._state
 
     def begin(self) -> ModelPackage:
         """What a start of the daemon uses: the start counted, every byte verified. Raises BadModel (`no-model`)."""
+        if not self.factory_digest:
+            log.error("the factory's model cannot be read", why=self.factory_wrong)
         counted = after_restart(self._state, self._now())
         if self.quarantined or counted != self._state:
             try:
@@ -146,18 +174,39 @@ class Store:
 
     def package(self, digest: str | None) -> ModelPackage:
         """A package, every byte of it hashed; None: the factory's. Raises BadModel."""
+        if digest is None:
+            return self._package_of_factory()
         package = ModelPackage.load(self.folder_of(digest))
-        if digest is not None and package.digest != digest:
+        if package.digest != digest:
             raise BadModel("package-other", f"{package.dir}: manifest.json has digest {package.digest[:19]}...")
+        return package
+
+    def _package_of_factory(self) -> ModelPackage:
+        try:
+            package = ModelPackage.load(self.factory)
+            if package.digest != (self.factory_digest or package.digest):
+                raise BadModel("package-other", f"{self.factory}: is another package than at the start of this process")
+        except BadModel as err:
+            if not self.factory_wrong:
+                log.warning("the factory's model is not what it was; what judges goes on judging", why=str(err))
+            self.factory_wrong = str(err)
+            raise
+        if self.factory_wrong:
+            log.info("the factory's model is all right again")
+        self._factory_digest, self.factory_wrong = package.digest, ""
         return package
 
     @property
     def factory_digest(self) -> str:
-        """Of its manifest as it lies there; nothing is verified by this."""
-        try:
-            return "sha256:" + hashlib.sha256((self.factory / MANIFEST_NAME).read_bytes()).hexdigest()
-        except OSError as err:
-            raise BadModel("manifest-missing", f"{self.factory}: {err.strerror or err}") from err
+        """Of its manifest as it was when this process first saw it, not verified by this; empty: it cannot be read."""
+        if not self._factory_digest:
+            try:
+                content = (self.factory / MANIFEST_NAME).read_bytes()
+            except OSError as err:
+                self.factory_wrong = f"{self.factory}: {err.strerror or err} [manifest-missing]"
+            else:
+                self._factory_digest = "sha256:" + hashlib.sha256(content).hexdigest()
+        return self._factory_digest
 
     def folder_of(self, digest: str | None) -> Path:
         return self.factory if digest is None else self.models_dir / PACKAGES / digest.removeprefix("sha256:")
@@ -170,10 +219,15 @@ class Store:
         before = on_trial.before if on_trial and on_trial.before else ()
         return {digest for digest in (state.active, state.previous, candidate, *before) if digest}
 
+    def is_noted(self, digest: str) -> bool:
+        """Whether the history says that this one judges."""
+        last = self.history.last("activated")
+        return last is not None and last.digest == digest
+
     def note_active(self, package: ModelPackage) -> None:
         """Into the history, if it does not say so already: from now on this one judges."""
-        last = self.history.last("activated")
-        if last is None or last.digest != package.digest:
+        if not self.is_noted(package.digest):
+            last = self.history.last("activated")
             self._append(activated(self._state, package, last, package.dir == self.factory, self._now()))
 
     def note_kept(self, package: ModelPackage) -> None:
@@ -225,7 +279,7 @@ class Store:
 def look(folder: Path) -> tuple[State | None, Checked]:
     """What lies there, for whoever only reads; None where there is no state, or none that can be read."""
     try:
-        state = _parse((folder / STATE_NAME).read_bytes()[: MOST_STATE_BYTES + 1])
+        state = parse_state((folder / STATE_NAME).read_bytes()[: MOST_STATE_BYTES + 1])
     except (OSError, ValueError):
         state = None
     return state, read_history(folder / HISTORY_NAME, state.history if state else None)
@@ -245,52 +299,6 @@ def _locked(path: Path, until_s: float) -> int:
         time.sleep(0.05)
 
 
-def _read_or_put_aside(folder: Path, now: datetime) -> tuple[State, str]:
-    path = folder / STATE_NAME
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return State(since=now), ""
-    except OSError as err:
-        return State(since=now), f"{path}: cannot be read: {err.strerror or err}"
-    try:
-        return _parse(content), ""
-    except ValueError as err:
-        why = f"{path}: {err}"
-    aside = _aside(path, now)
-    try:
-        path.rename(aside)
-        sync_folder(folder)
-    except OSError as err:
-        why += f" (and cannot be put aside: {err.strerror or err})"
-    log.error("the state of updates cannot be read; the factory's model judges", why=why, kept_as=aside.name)
-    return State(since=now), why
-
-
-def _aside(path: Path, now: datetime) -> Path:
-    """A free name: nothing that was put aside is ever written over."""
-    stem = f"{path.name}.broken-{now:%Y%m%dT%H%M%S}"
-    return next(name for name in _names(path, stem) if not name.exists())
-
-
-def _names(path: Path, stem: str) -> Iterator[Path]:
-    yield path.with_name(stem)
-    for number in range(2, 1 << 30):
-        yield path.with_name(f"{stem}-{number}")
-
-
-def _parse(content: bytes) -> State:
-    """Raises ValueError, one line."""
-    if len(content) > MOST_STATE_BYTES:
-        raise ValueError(f"more than {MOST_STATE_BYTES} bytes")
-    try:
-        return State.model_validate_json(content)
-    except ValidationError as err:
-        first = err.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(step) for step in first["loc"])[:120] or "content"
-        raise ValueError(f"{where}: {first['msg'][:200]}; was it written by a newer version?") from err
-
-
 def _recovered(state: State, history: History) -> State:
     """Floors and refusals out of the history: what must never be forgotten is there, too."""
     floors: dict[str, Floor] = {}
@@ -299,8 +307,11 @@ def _recovered(state: State, history: History) -> State:
         if entry.channel and entry.sequence >= (floors[entry.channel].sequence if entry.channel in floors else 0):
             floors[entry.channel] = Floor(sequence=max(1, entry.sequence), digest=entry.digest)
         if entry.event == "refused" and entry.code:
+            refused.pop(entry.digest, None)  # its place is that of the newest refusal
             refused[entry.digest] = RefusedDigest(digest=entry.digest, code=entry.code, at=entry.at)
         if entry.event == "activated" and entry.replaced and took_back(entry.code):
+            refused.pop(entry.replaced, None)
             refused[entry.replaced] = RefusedDigest(digest=entry.replaced, code=entry.code, at=entry.at)
     head = HistoryHead(lines=history.head.lines, sha256=history.head.sha256)
-    return state.model_copy(update={"floors": floors, "refused": tuple(refused.values()), "history": head})
+    newest = tuple(refused.values())[-MOST_REFUSED:]
+    return state.model_copy(update={"floors": floors, "refused": newest, "history": head})

@@ -5,9 +5,10 @@
 2. The stage that is on disk is the one that is worked on (`machine`, `acts`).
 3. The heart (`pulse`) says how long a call may take; one that takes longer ends the process, and that start is
    counted.
-4. One line in the log for each change of stage, and for each change of what is wrong.
+4. One line in the log for each change of stage, for each change of what is wrong, and when it is over.
 
-    updater = Updater(store, source, probe, live, box=Names("plant1", "press-4", "edge-0017"))
+    box = Names("plant1", "press-4", "edge-0017")
+    updater = Updater(store, source, probe, live, box=box, channel="metal-plate/stable")
     updater.run(stop)
 """
 
@@ -21,7 +22,7 @@ from datetime import datetime
 import structlog
 
 from edge_inspect.errors import BadModel, Ending, StorageFailing
-from edge_inspect.update.acts import LIMITS_S, LOOK_S, Acts, Probe, Source
+from edge_inspect.update.acts import LIMITS_S, LOOK_S, Acts, Probe
 from edge_inspect.update.choose import Names
 from edge_inspect.update.live import Live
 from edge_inspect.update.machine import Machine, Result
@@ -29,6 +30,7 @@ from edge_inspect.update.pace import Looks, Pulse
 from edge_inspect.update.stages import Outcome, Stage
 from edge_inspect.update.state import Candidate, State
 from edge_inspect.update.store import Store, utc_now
+from edge_inspect.update.wishes import Source
 from edge_wire.updates import ModelUpdate, RefusedModel
 
 log = structlog.get_logger()
@@ -50,6 +52,7 @@ class Updater:
         live: Live,
         *,
         box: Names,
+        channel: str,
         looks: Looks | None = None,
         look_s: float = LOOK_S,
         wait_for_disk_s: float = WAIT_FOR_DISK_S,
@@ -57,6 +60,7 @@ class Updater:
     ) -> None:
         self._store = store
         self._live = live
+        self._channel = channel
         self._looks = looks or Looks(600.0)
         self._wait_for_disk_s = wait_for_disk_s
         self.pulse = Pulse()
@@ -82,6 +86,7 @@ class Updater:
     def block(self) -> ModelUpdate:
         """For the device's state."""
         state, last = self._store.state, self._store.state.last_refusal
+        floor = state.floors.get(self._channel)
         progress = self._progress(state.stage)
         # asking whether there is something new is no stage that anybody needs to hear of
         asking = state.stage is Stage.FETCH and not progress
@@ -93,7 +98,7 @@ class Updater:
             candidate=state.candidate.model if state.candidate else None,
             progress=None if progress is None else round(progress, 2),
             refused=RefusedModel(digest=last.digest, code=last.code, at=last.at) if last and last.digest else None,
-            sequence=max((floor.sequence for floor in state.floors.values()), default=0),
+            sequence=floor.sequence if floor else 0,
         )
 
     def _progress(self, stage: Stage) -> float | None:
@@ -111,6 +116,8 @@ class Updater:
             found.append(("model-state-lost", self._store.quarantined))
         if self._store.history.broken:
             found.append(("model-history", self._store.history.broken[0]))
+        if self._store.factory_wrong:
+            found.append(("model-factory", self._store.factory_wrong))
         if self._store.failing:
             found.append(("model-storage", self._store.failing))
         return found
@@ -150,8 +157,8 @@ class Updater:
         if result.outcome in (Outcome.LATER, Outcome.REFUSED):
             self._acts.answer(False, result.code, result.why)
             self._say(before.stage, result.code, result.why)
-        elif before.stage is not Stage.IDLE and before.stage is not Stage.REVERT:
-            self._trouble = None
+        elif before.stage not in (Stage.IDLE, Stage.REVERT) and not (before.stage is Stage.FETCH and result.why):
+            self._say_over()
         if before.stage is Stage.IDLE and result.outcome is Outcome.LATER:  # not even that it looks can be saved
             self.pulse.rest(self._wait_for_disk_s)
         if before.stage is Stage.REVERT:
@@ -164,7 +171,7 @@ class Updater:
             self._looks.settled()
 
     def _went_home(self, result: Result) -> None:
-        if result.outcome is not Outcome.LATER:
+        if self._store.state.stage is not Stage.REVERT:
             self._tries_home = 0
             return
         self._tries_home += 1
@@ -177,6 +184,11 @@ class Updater:
         if self._trouble is None or self._trouble[0] != code:
             log.warning("update.trouble", code=code, stage=stage.value, why=why)
         self._trouble = (code, why)
+
+    def _say_over(self) -> None:
+        if self._trouble is not None:
+            log.info("update.trouble_over", code=self._trouble[0])
+        self._trouble = None
 
 
 def _tell(before: State, after: State, result: Result) -> None:

@@ -57,12 +57,23 @@ class FakeSource:
     rollout: Rollout | None = None
     tidied: list[set[str]] = field(default_factory=list)
     is_news: bool = False
+    brought: Callable[[threading.Event], Rollout | None] | None = None
+    """In place of `rollout`: what a fetch does until it is told to stop."""
+    looked: Callable[[threading.Event], Rollout | None] | None = None
+    """The same of a look that fetches nothing."""
 
     def fetch(self, stop: threading.Event, progress: Callable[[float], None]) -> Rollout | None:
         progress(0.5)
         self.is_news = False
+        if self.brought:
+            return self.brought(stop)
         self.box.faults.strike(Stage.FETCH)
         return self.rollout
+
+    def newest(self, stop: threading.Event, alive: Callable[[], None]) -> Rollout | None:
+        alive()
+        self.is_news = False
+        return self.looked(stop) if self.looked else self.rollout
 
     def verify(self, candidate: Candidate) -> ModelPackage:
         self.box.faults.strike(Stage.VERIFY)
@@ -138,6 +149,7 @@ class Box:
         self.live: FakeLive | None = None
         self.updater: Updater | None = None
         self.starts = 0
+        self.wait_for_disk_s = 0.0
 
     def deliver(self, name: str, folder: Path) -> None:
         shutil.copytree(folder, self.folder_of(self.digests[name]), dirs_exist_ok=True)
@@ -177,8 +189,8 @@ class Box:
         package = store.begin()
         self.live = FakeLive(self, package.digest, shadow=self.shadow, trial=self.trial)
         self.updater = Updater(
-            store, self.source, self._ask_probe, self.live, box=NAMES, looks=Looks(600.0, first_s=0.0), look_s=0.0,
-            wait_for_disk_s=0.0, now=self.tick,
+            store, self.source, self._ask_probe, self.live, box=NAMES, channel="tiny/stable",
+            looks=Looks(600.0, first_s=0.0), look_s=0.0, wait_for_disk_s=self.wait_for_disk_s, now=self.tick,
         )  # fmt: skip
         return self.updater
 
