@@ -1,4 +1,4 @@
-"""`reports list`, `quarantine list`, `gaps`, `resync`: what arrived, what was set aside, what is missing."""
+"""`devices`, `reports list`, `quarantine list`, `gaps`, `resync`: who is there, what arrived, what is missing."""
 
 from __future__ import annotations
 
@@ -40,8 +40,48 @@ def add(app: typer.Typer) -> None:
         family.callback()(lambda: None)
         family.command("list")(command)
         app.add_typer(family, name=name)
+    app.command()(devices)
     app.command()(gaps)
     app.command()(resync)
+
+
+def devices(db: DatabaseUrl = None, config: SettingsFile = None, device: Device = None, json_: AsJson = False) -> None:
+    """Every device on one page: is it there, which model judges, how far is an update, what is wrong.
+
+    Example: cloud-inspect devices --db sqlite:///inspect.sqlite3
+    """
+    need_database()
+    from cloud_inspect.intake import views
+
+    with current_database(settings_from(config, db)) as engine:
+        found = views.devices(engine, device=device)
+    if json_:
+        emit(found)
+        return
+    if not found["devices"]:
+        typer.echo("no device has said anything yet" if device is None else f"{device} has said nothing yet")
+        return
+    heads = ("device", "status", "model", "update", "refused last", "trouble")
+    print_table(heads, (_as_row(one) for one in found["devices"]))
+
+
+def _as_row(one: dict[str, Any]) -> tuple[str, ...]:
+    stage, progress = one.get("stage"), one.get("progress")
+    share = f" {progress:.0%}" if progress is not None else ""
+    update = " ".join(filter(None, (one.get("candidate"), stage))) + share if stage not in (None, "idle") else ""
+    refused = one.get("refused")
+    return (
+        f"{one['site']}/{one['line']}/{one['device']}",
+        one["status"],
+        one.get("model") or _short(one.get("digest")),
+        update,
+        f"{_short(refused['digest'])} {refused['code']}" if refused else "",
+        "; ".join(one.get("degraded", [])) or one.get("why", ""),
+    )
+
+
+def _short(digest: str | None) -> str:
+    return (digest or "").removeprefix("sha256:")[:12]
 
 
 def list_reports(
