@@ -5,6 +5,7 @@
 2. A rollout that is older than one already seen is refused; one for others is left alone, unless it revokes what is in
    use here; the files of a refused or revoked digest are not fetched, but the offer tells what must not run any more.
 3. What is in use (active, previous, candidate) is never removed; as long as nobody says what is in use, nothing is.
+   It is asked right before anything is removed: a download may take hours, and the daemon goes on meanwhile.
 4. Without a network the same from a folder: `import_from`.
 
     offer = fetch_once(settings, stop)          # None: nothing for this box
@@ -25,6 +26,7 @@ from tuf.api.metadata import TargetFile
 from edge_inspect.config_update import UpdateConfig
 from edge_inspect.errors import BadConfig, BadModel, Untrusted
 from edge_inspect.inference.package import find_model, parse_manifest
+from edge_inspect.update.changes import Changes
 from edge_inspect.update.clock import Clock, utc_now
 from edge_inspect.update.known import Known, read_known
 from edge_inspect.update.offers import Offer, read_offer, write_offer
@@ -66,6 +68,8 @@ class FetchSettings:
     """Told (bytes there, bytes in all) of the package."""
     alive: Callable[[], None] = lambda: None
     """Called at each piece that comes and each file that is asked for: whoever fetches is not hanging."""
+    changes: Changes = field(default_factory=Changes)
+    """What was logged at the looks before."""
 
     @classmethod
     def of(cls, config: UpdateConfig, *, site: str, line: str, device: str, state_dir: Path) -> FetchSettings:
@@ -74,11 +78,12 @@ class FetchSettings:
             rate_bytes_per_s=config.rate_bytes_per_s or 0, deadline_s=config.deadline_s, cap_bytes=config.cap_bytes,
             min_free_bytes=config.keep_free_bytes,
         )  # fmt: skip
-        state_file = state_dir / STATE_FOLDER / STATE_NAME
+        state_file, changes = state_dir / STATE_FOLDER / STATE_NAME, Changes()
         return cls(
             models_dir=config.models_dir or state_dir / "models", product=config.product, channel=config.channel,
             site=site, line=line, device=device, url=config.url or "", root=read_root(config.root), ca=config.ca,
-            limits=limits, known=lambda: read_known(state_file, config.product, config.channel), built=_built(),
+            limits=limits, known=lambda: read_known(state_file, config.product, config.channel, changes),
+            built=_built(), changes=changes,
         )  # fmt: skip
 
 
@@ -158,7 +163,8 @@ class _Look:
         last = self._last_offer()
         concerns = self._concerns(rollout)
         if not concerns and not _revokes(rollout, known):
-            log.info("a rollout for others", model=rollout.model.digest, sequence=rollout.sequence)
+            if settings.changes.seen("rollout-for-others", rollout):
+                log.info("a rollout for others", model=rollout.model.digest, sequence=rollout.sequence)
             return None
         _insist_on_newer(rollout, content, known, last)
         if rollout.sequence == known.sequence and known.settled:
@@ -167,16 +173,15 @@ class _Look:
         digest = rollout.model.digest
         wanted = concerns and (again or digest not in known.refused) and digest not in rollout.revoked
         try:
-            package = self._package(rollout, known, key_of(info)) if wanted else None
-        except BadModel as err:  # the daemon tells the plant, and remembers it: it is not fetched again
-            refusal = err.code, str(err).removesuffix(f" [{err.code}]")
-            write_offer(self._shelf, Offer(rollout, content, None, settings.clock(), self._trust.chain(), refusal))
+            package = self._package(rollout, key_of(info)) if wanted else None
+        except BadModel:  # the daemon sees for itself, tells the plant, and remembers it: it is not fetched again
+            write_offer(self._shelf, Offer(rollout, content, None, self._trust.chain()))
             raise
-        offer = Offer(rollout, content, package, settings.clock(), self._trust.chain())
+        offer = Offer(rollout, content, package, self._trust.chain())
         if last is None or (last.content, last.package, last.metadata) != (content, package, offer.metadata):
             write_offer(self._shelf, offer)
             log.info("offered", model=digest, sequence=rollout.sequence, by=rollout.released_by)
-        self._clear({digest} if package else set(), known, {key_of(info)})
+        self._clear({digest} if package else set(), {key_of(info)})
         return offer
 
     def _rollout(self) -> tuple[TargetFile, bytes, Rollout]:
@@ -198,10 +203,11 @@ class _Look:
         try:
             return read_offer(self._settings.models_dir, self._settings.product, self._settings.channel)
         except Untrusted as err:
-            log.warning("the last offer cannot be read, it is made anew", why=str(err))
+            if self._settings.changes.seen("last-offer", str(err)):
+                log.warning("the last offer cannot be read, it is made anew", why=str(err))
             return None
 
-    def _package(self, rollout: Rollout, known: Known, rollout_key: str) -> Path:
+    def _package(self, rollout: Rollout, rollout_key: str) -> Path:
         """Fetch what is missing and put it together."""
         limits, trust = self._settings.limits, self._trust
         manifest_info = manifest_target(trust, rollout)
@@ -216,7 +222,7 @@ class _Look:
         whole = self._whole(rollout)
         if whole is not None:
             return whole
-        self._clear({rollout.model.digest}, known, {rollout_key, *(key_of(info) for info in files.values())})
+        self._clear({rollout.model.digest}, {rollout_key, *(key_of(info) for info in files.values())})
         missing = [info for info in files.values() if not self._taker.has(info)]
         have = total - sum(info.length for info in missing)
         more = sum(info.length - self._part_bytes(info) for info in missing)
@@ -240,11 +246,12 @@ class _Look:
         part = self._shelf.part(key_of(info))
         return min(info.length, part.stat().st_size) if part.exists() else 0
 
-    def _clear(self, digests: set[str], known: Known, keys: set[str]) -> None:
-        """Remove packages that are neither in use nor among `digests`, and other files than those of `keys`."""
-        if known.in_use is None:
+    def _clear(self, digests: set[str], keys: set[str]) -> None:
+        """Remove packages that are neither in use now nor among `digests`, and other files than those of `keys`."""
+        in_use = self._settings.known().in_use
+        if in_use is None:
             return
-        packages = {digest.removeprefix("sha256:") for digest in known.in_use | digests}
+        packages = {digest.removeprefix("sha256:") for digest in in_use | digests}
         if gone := self._shelf.discard(packages=packages, keys=keys):
             log.info("removed what nothing needs any more", files=len(gone))
 

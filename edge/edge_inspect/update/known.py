@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
+from edge_inspect.update.changes import Changes
 from edge_inspect.update.state import State
 
 log = structlog.get_logger()
@@ -43,8 +44,8 @@ def known_of(state: State, product: str, channel: str) -> Known:
     )
 
 
-def read_known(state_file: Path, product: str, channel: str) -> Known:
-    """What the daemon's state.json says now."""
+def read_known(state_file: Path, product: str, channel: str, changes: Changes | None = None) -> Known:
+    """What the daemon's state.json says now. changes: what was logged before."""
     try:
         with state_file.open("rb") as stream:
             content = stream.read(MOST_STATE_BYTES)
@@ -52,5 +53,7 @@ def read_known(state_file: Path, product: str, channel: str) -> Known:
     except FileNotFoundError:
         return Known()
     except (OSError, ValidationError) as err:
-        log.warning("the daemon's state cannot be read, nothing is removed", file=str(state_file), why=str(err)[:200])
+        why = str(err)[:200]
+        if changes is None or changes.seen("state", why):
+            log.warning("the daemon's state cannot be read, nothing is removed", file=str(state_file), why=why)
         return Known()

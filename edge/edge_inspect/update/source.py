@@ -22,7 +22,7 @@ import structlog
 from edge_inspect.errors import BadModel, SourceGone, Untrusted
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.update.fetch import FetchSettings, fetch_once, newest
-from edge_inspect.update.offers import offer_file
+from edge_inspect.update.offers import Offer, offer_file
 from edge_inspect.update.offline import check_offline
 from edge_inspect.update.shelf import Shelf
 from edge_inspect.update.state import Candidate
@@ -61,7 +61,7 @@ class Offers:
             except BadModel:
                 if not self.news():
                     raise
-                # what is signed must not run: `verify` says so, of a candidate that has a name
+                # what is signed must not run: `verify` sees for itself, of a candidate that has a name
             if self.news() or self._is_unread():
                 self._offered()
         return self._rollout
@@ -84,7 +84,8 @@ class Offers:
         except (BadModel, Untrusted) as err:
             if not self._asks:
                 raise
-            log.info("update.old_offer", why=str(err))
+            if self._settings.changes.seen("old-offer", str(err)):
+                log.info("update.old_offer", why=str(err))
 
     def _is_unread(self) -> bool:
         """There is an offer, and it did not verify."""
@@ -100,16 +101,8 @@ class Offers:
         fetch_once(replace(self._settings, progress=got, alive=lambda: progress(share[0])), stop)
 
     def verify(self, candidate: Candidate) -> ModelPackage:
-        settings = self._settings
-        offer, package = check_offline(
-            settings.models_dir, self._root, settings.product, settings.channel, built=settings.built,
-            clock=settings.clock,
-        )  # fmt: skip
-        digest = candidate.model.digest
-        if offer.rollout.model.digest == digest and offer.refusal is not None:
-            raise BadModel(*offer.refusal)
-        if offer.rollout.model.digest != digest or package is None:
-            raise Untrusted("offer-other", f"what is offered now is {offer.rollout.model.digest}, not {digest}")
+        _, package = self._checked(candidate.model.digest)
+        assert package is not None
         return package
 
     def news(self) -> bool:
@@ -126,13 +119,15 @@ class Offers:
             shelf.discard(packages=keep, keys=())
 
     def _offered(self) -> None:
-        settings = self._settings
         self._seen, self._rollout = self._stamp(), None
-        offer, _ = check_offline(
+        self._rollout = self._checked()[0].rollout
+
+    def _checked(self, digest: str | None = None) -> tuple[Offer, ModelPackage | None]:
+        settings = self._settings
+        return check_offline(
             settings.models_dir, self._root, settings.product, settings.channel, built=settings.built,
-            clock=settings.clock,
+            clock=settings.clock, digest=digest,
         )  # fmt: skip
-        self._rollout = offer.rollout
 
     def _stamp(self) -> Stamp:
         """What changes with every new offer: they appear by rename."""

@@ -51,7 +51,8 @@ class Told:
     story: str
     code: str
     bend: Callable[[Victim], None]
-    stage = "fetch"
+    stage: str = "fetch"
+    stages: tuple[str, ...] = ("fetch", "idle")
 
 
 @dataclass(frozen=True)

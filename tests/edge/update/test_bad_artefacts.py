@@ -84,7 +84,7 @@ def named(folder: Path) -> set[str]:
 
 
 def offered(victim: Victim) -> dict[str, object]:
-    return {path.name: json.loads(path.read_bytes())["rollout"] for path in (victim.models_dir / "offers").iterdir()}
+    return {path.name: json.loads(path.read_bytes())["content"] for path in (victim.models_dir / "offers").iterdir()}
 
 
 @pytest.mark.parametrize("case", FETCHED, ids=lambda case: f"{case.fault} {case.story}")
@@ -148,7 +148,7 @@ def test_lie_of_whoever_fetches_is_not_believed(case: Told, victim: Victim) -> N
     until(heard, victim.state)
     state = victim.state()
     assert state.last_refusal is not None and state.last_refusal.code == case.code, state.last_refusal
-    assert victim.spies.stages[stages:] == ["fetch", "idle"] and len(victim.spies.probes) == probes
+    assert tuple(victim.spies.stages[stages:]) == case.stages and len(victim.spies.probes) == probes
     assert state.refused == before.refused, "it is no fault of the model"
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
+from tuf.api.metadata import TargetFile
 
 from edge_inspect.errors import BadModel, NoSpace, SourceGone, StorageFailing, Untrusted
+from edge_inspect.update import offline
 from edge_inspect.update import shelf as shelf_module
 from edge_inspect.update.fetch import FetchSettings, import_from
-from edge_inspect.update.known import Known
+from edge_inspect.update.known import Known, read_known
 from edge_inspect.update.offers import read_offer
 from edge_inspect.update.offline import check_offline
 from edge_inspect.update.shelf import Shelf
@@ -179,13 +185,58 @@ def test_what_nobody_needs_is_removed_and_what_is_in_use_never(
     check(settings)
 
 
+def test_what_the_daemon_takes_during_a_look_is_not_removed(
+    settings: FetchSettings, server: TufServer, packages: dict[str, Path]
+) -> None:
+    """A look may take hours; what is in use is asked when something is to be removed, not when it begins."""
+    first = fetch(settings)
+    assert first is not None and first.package is not None
+    asked = []
+
+    def known() -> Known:
+        asked.append(bool(asked))
+        return Known(in_use=frozenset({first.rollout.model.digest} if asked[-1] else ()))
+
+    second = server.repository.release(packages["1.1.0"], sequence=6)
+    fetch(replace(settings, known=known))
+    assert first.package.is_dir()
+    fetch(replace(settings, known=lambda: Known(in_use=frozenset())))
+    assert [path.name for path in first.package.parent.iterdir()] == [second.model.digest[7:]]
+
+
+def logged(settings: FetchSettings, looks: int) -> list[str]:
+    structlog.reset_defaults()  # whatever level a command before set for its process
+    with capture_logs() as lines:
+        for _ in range(looks):
+            fetch(settings)
+    return [line["event"] for line in lines]
+
+
+def test_rollout_for_others_is_logged_once(
+    settings: FetchSettings, server: TufServer, packages: dict[str, Path]
+) -> None:
+    """A box looks every ten minutes, for years."""
+    for sequence in (6, 7):
+        server.repository.release(packages["1.0.0"], sequence=sequence, audience={"devices": ["edge-0018"]})
+        assert logged(settings, 3) == ["a rollout for others"]
+
+
+def test_state_that_cannot_be_read_is_logged_once(settings: FetchSettings, tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{")
+    changes = settings.changes
+    known = partial(read_known, tmp_path / "state.json", PRODUCT, "stable", changes)
+    assert logged(replace(settings, known=known), 3) == [
+        "the daemon's state cannot be read, nothing is removed", "offered",
+    ]  # fmt: skip
+
+
 def test_package_that_rotted_is_made_anew(settings: FetchSettings, server: TufServer) -> None:
     offer = fetch(settings)
     assert offer is not None and offer.package is not None
     model = offer.package / "model.onnx"
     model.chmod(0o600)
     model.write_bytes(model.read_bytes()[:-1] + b"?")  # the blob is the same file
-    with pytest.raises(BadModel) as caught:
+    with pytest.raises(Untrusted) as caught:
         check(settings)
     assert caught.value.code == "digest-mismatch"
     fetch(settings)
@@ -351,8 +402,10 @@ def test_old_stick_cannot_bring_back_what_was_left_behind(
         (lambda said: said.update(metadata=[1]), "offer-broken"),
         (lambda said: said.pop("content"), "offer-broken"),
         (lambda said: said.update(package="../../etc"), "offer-broken"),
+        (lambda said: said.update(format=2), "offer-broken"),
+        (lambda said: said.pop("format"), "offer-broken"),
     ],
-    ids=["content", "no-timestamp", "timestamp", "list", "no-content", "path"],
+    ids=["content", "no-timestamp", "timestamp", "list", "no-content", "path", "newer", "no-format"],
 )
 def test_offer_that_was_tampered_with_is_refused_offline(spoil, code: str, settings: FetchSettings) -> None:  # type: ignore[no-untyped-def]
     fetch(settings)
@@ -363,6 +416,20 @@ def test_offer_that_was_tampered_with_is_refused_offline(spoil, code: str, setti
     with pytest.raises((Untrusted, SourceGone)) as caught:
         check(settings)
     assert caught.value.code == code
+
+
+def test_file_is_hashed_without_being_in_memory(tmp_path: Path) -> None:
+    """A model may have 512 MiB."""
+    size = 64 << 20
+    with (tmp_path / "model.onnx").open("wb") as stream:
+        stream.truncate(size)
+    info = TargetFile.from_file("model.onnx", str(tmp_path / "model.onnx"))
+    tracemalloc.start()
+    try:
+        offline.check(tmp_path / "model.onnx", info)
+        assert tracemalloc.get_traced_memory()[1] < size // 8
+    finally:
+        tracemalloc.stop()
 
 
 def test_stale_offer_is_put_off_until_it_was_fetched_again(settings: FetchSettings, server: TufServer) -> None:
