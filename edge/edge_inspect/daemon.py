@@ -36,6 +36,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 
 import structlog
 
@@ -93,7 +94,7 @@ class Appliance:
     adapters: already built ones by the line's name, instead of what `[[line]]` says (simulations, tests).
     tell: hears each verdict first, in the inspect thread; must not wait.
     deliver: False keeps everything in the process: no outbox, no broker (replays).
-    runtime_dir: systemd's $RUNTIME_DIRECTORY, in memory, for what a kill must not take along; else `state_dir`.
+    told_paths: where what a kill must not take along may lie, the best place first; without, in `state_dir`.
     first_open_s: give up if a camera cannot be opened for so long at the start; None tries for ever.
     printers: who prints what is logged and told; given a moment before a thread that hangs ends everything.
     """
@@ -110,7 +111,7 @@ class Appliance:
         frames: int | None = None,
         first_open_s: float | None = None,
         notifier: Notifier | None = None,
-        runtime_dir: str | None = None,
+        told_paths: Sequence[Path] = (),
         printers: Sequence[Printer] = (),
     ) -> None:
         self.config = config
@@ -122,7 +123,7 @@ class Appliance:
         self._next_vitals_s = 0.0
         self._notifier = notifier or Notifier(None)
         self._printers = printers
-        self._telling = Telling(self.topics, runtime_dir)
+        self._telling = Telling(self.topics, told_paths)
         ready = threading.Condition()
         self.pipeline = Pipeline(
             tell=tell, note=self._telling.judged, report=self._report, keep=self._keep, watchers=tuple(watchers),

@@ -9,12 +9,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
 
-from edge_inspect.delivery.told import NoJournal, ToldJournal, told_folder
+from edge_inspect.delivery.told import FILE_NAME, NoJournal, ToldJournal
+from edge_inspect.delivery.told_places import open_journal
 from edge_inspect.lane import Judged, Lane
 from edge_inspect.line.outlet import SOURCE
 from edge_inspect.line.protocol import Answer
@@ -30,17 +31,20 @@ NOT_KNOWN = "sha256:" + 64 * "0"
 
 
 class Telling:
-    """Built with the appliance; `open` once it keeps reports. runtime_dir: systemd's $RUNTIME_DIRECTORY."""
+    """Built with the appliance; `open` once it keeps reports.
 
-    def __init__(self, topics: Topics, runtime_dir: str | None = None) -> None:
+    told_paths: where the journal may lie, the best place first; without, in `state_dir`.
+    """
+
+    def __init__(self, topics: Topics, told_paths: Sequence[Path] = ()) -> None:
         self.journal: ToldJournal | None = None
         self._topics = topics
-        self._runtime_dir = runtime_dir
+        self._told_paths = told_paths
 
     def open(self, state_dir: Path, stations: Mapping[str, Station]) -> ToldJournal | None:
         """Begin to note; what an earlier life has left is the outbox's to put."""
         try:
-            self.journal = ToldJournal(told_folder(self._runtime_dir, state_dir), device=self._topics.device)
+            self.journal = open_journal(self._told_paths or [state_dir / FILE_NAME], self._topics.device)
         except NoJournal as err:
             log.warning("told.not_there", why=str(err), means="what is told just before a kill may go unreported")
             return None

@@ -18,6 +18,7 @@ from edge_inspect.cli.run import stop_on_signals
 from edge_inspect.config import config_from_options
 from edge_inspect.config_line import LineConfig, SocketConfig
 from edge_inspect.daemon import Appliance
+from edge_inspect.delivery.told import FILE_NAME
 from tests.line.drawn import DrawnCamera
 
 FRAME_S = 0.004
@@ -39,7 +40,7 @@ def main(state_dir: str, model_dir: str, recipe: str, socket_path: str) -> None:
     appliance = Appliance(
         config.model_copy(update={"line": (line,)}),
         cameras={"camera": RestlessCamera(["bad", "good"], live=True)},
-        runtime_dir=os.environ.get("RUNTIME_DIRECTORY"),
+        told_paths=[Path(os.environ.get("RUNTIME_DIRECTORY", state_dir)) / FILE_NAME],
     )
     with stop_on_signals() as stop:
         appliance.run(stop)

@@ -34,6 +34,7 @@ from edge_inspect.cli.summary import summary
 from edge_inspect.config import config_from_options, load_config
 from edge_inspect.daemon import Appliance
 from edge_inspect.delivery.outbox_file import MAY_PASS
+from edge_inspect.delivery.told_places import told_paths
 from edge_inspect.errors import Refusal
 from edge_inspect.health.notify import Notifier
 from edge_inspect.pipeline import Judged, Lane
@@ -109,7 +110,7 @@ def run(
             frames=frames,
             first_open_s=None if camera is None else FIRST_OPEN_S,
             notifier=Notifier.from_environment(os.environ),
-            runtime_dir=os.environ.get("RUNTIME_DIRECTORY"),
+            told_paths=told_paths(os.environ, settings.state_dir),
             printers=(log_printer, verdicts),
         )
         with stop_on_signals() as stop:

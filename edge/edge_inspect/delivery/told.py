@@ -5,8 +5,8 @@
 2. The outbox remembers, in the transaction that keeps a report, that the entry is put; only then is the entry cleared.
    Killed anywhere in between, a report is neither lost nor kept twice. What is OK is not written.
 3. Writing is one copy into a mapped file, some microseconds. It waits for no disk where the file lies in memory
-   ($RUNTIME_DIRECTORY); in `state_dir` it is the page cache that outlives the process, and a disk that stalls can hold
-   a page up.
+   (`told_places` says where); in `state_dir` it is the page cache that outlives the process, and a disk that stalls can
+   hold a page up.
 4. The page goes with the power: entries of another boot are not used. What was told in the last milliseconds before a
    power cut is lost with them.
 5. Whatever is wrong with the file is one line in the log, never the end; an entry that is not whole was never told.
@@ -76,19 +76,19 @@ def read_boot() -> str:
 class ToldJournal:
     """Any thread may `note`; the outbox's thread does the rest. Raises NoJournal.
 
-    folder: where the file lies. device: whose entries count; others' are left out, counted in a line.
+    path: of the file. device: whose entries count; others' are left out, counted in a line.
     """
 
     def __init__(
         self,
-        folder: Path,
+        path: Path,
         *,
         device: str,
         boot: Callable[[], str] = read_boot,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         utc_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self.path = folder / FILE_NAME
+        self.path = path
         self.overwritten = 0
         """Entries that were written over before their report was put."""
         self.left: list[Left] = []
@@ -188,7 +188,7 @@ class ToldJournal:
     # What an earlier life has left
 
     def _read(self) -> None:
-        head = _MAGIC + self.boot.encode()[:64].ljust(64, b"\0")
+        head = _head(self.boot)
         found = self._map[: len(head)]
         if found != head:
             if found.startswith(_MAGIC):
@@ -245,10 +245,20 @@ class ToldJournal:
         return found
 
 
-def told_folder(runtime_dir: str | None, state_dir: Path) -> Path:
-    """systemd's $RUNTIME_DIRECTORY, which lies in memory and outlives the process; else `state_dir`."""
-    first = Path((runtime_dir or "").partition(":")[0])
-    return first if runtime_dir and first.is_dir() else state_dir
+def holds_entries(path: Path, boot: Callable[[], str] = read_boot) -> bool:
+    """Whether an earlier life of this boot has left something there; False for what cannot be read."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as file:
+            _check_ours(handle, path)
+            found = file.read(SIZE_BYTES)
+        return found.startswith(_head(boot())) and any(found[_SLOTS_AT:])
+    except OSError:
+        return False
+
+
+def _head(boot: str) -> bytes:
+    return _MAGIC + boot.encode()[:64].ljust(64, b"\0")
 
 
 def _key(report: DefectReport) -> Key:
@@ -283,8 +293,7 @@ def _open(path: Path) -> tuple[int, mmap.mmap]:
     """The file, ours alone, with all of its blocks on disk. Raises OSError."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError("is not a file")
+        _check_ours(handle, path)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(handle).st_size != SIZE_BYTES:
             os.ftruncate(handle, 0)
@@ -293,3 +302,14 @@ def _open(path: Path) -> tuple[int, mmap.mmap]:
     except BaseException:
         os.close(handle)
         raise
+
+
+def _check_ours(handle: int, path: Path) -> None:
+    """A folder may be everybody's: what lies there under our name must be ours alone. Raises OSError."""
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("is not a file")
+    if found.st_uid not in (os.geteuid(), path.parent.stat().st_uid):
+        raise OSError("belongs to somebody else")
+    if found.st_nlink != 1 or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OSError("is not ours alone")

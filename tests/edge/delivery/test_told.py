@@ -11,7 +11,7 @@ import pytest
 
 from edge_inspect.delivery import told
 from edge_inspect.delivery.outbox import Outbox
-from edge_inspect.delivery.told import NoJournal, ToldJournal, told_folder
+from edge_inspect.delivery.told import NoJournal, ToldJournal
 from edge_inspect.delivery.writer import OutboxWriter
 from edge_inspect.errors import StorageFailing
 from edge_wire.messages import DefectReport, ModelRef, Part, PartMode, RecipeRef, VerdictKind
@@ -38,7 +38,7 @@ def life(tmp_path: Path) -> Iterator[Life]:
     def begin(boot: str = BOOT, device: str = DEVICE, introduced: bool = True) -> ToldJournal:
         if lives:
             lives[-1].close()
-        lives.append(ToldJournal(tmp_path, device=device, boot=lambda: boot))
+        lives.append(ToldJournal(tmp_path / told.FILE_NAME, device=device, boot=lambda: boot))
         if introduced:
             lives[-1].introduce(outline(device=device))
         return lives[-1]
@@ -194,13 +194,13 @@ def test_a_file_that_is_no_journal_begins_anew(tmp_path: Path, life: Life, conte
 def test_no_journal_is_one_line(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / told.FILE_NAME)
     with pytest.raises(NoJournal, match=told.FILE_NAME):
-        ToldJournal(tmp_path, device=DEVICE, boot=lambda: BOOT)
+        ToldJournal(tmp_path / told.FILE_NAME, device=DEVICE, boot=lambda: BOOT)
 
 
 def test_a_second_daemon_has_no_journal(life: Life, tmp_path: Path) -> None:
     life()
     with pytest.raises(NoJournal):
-        ToldJournal(tmp_path, device=DEVICE, boot=lambda: BOOT)
+        ToldJournal(tmp_path / told.FILE_NAME, device=DEVICE, boot=lambda: BOOT)
 
 
 def test_the_oldest_entry_goes_first_and_is_counted(life: Life) -> None:
@@ -212,12 +212,16 @@ def test_the_oldest_entry_goes_first_and_is_counted(life: Life) -> None:
 
 
 def test_numbers_never_come_twice_while_the_clock_stands_still(tmp_path: Path) -> None:
-    with closing(ToldJournal(tmp_path, device=DEVICE, boot=lambda: BOOT, monotonic_ns=lambda: 5)) as journal:
+    with closing(
+        ToldJournal(tmp_path / told.FILE_NAME, device=DEVICE, boot=lambda: BOOT, monotonic_ns=lambda: 5)
+    ) as journal:
         journal.introduce(outline())
         for number in range(3):
             note(journal, number)
         assert journal.numbers([report(number) for number in range(3)]) == [5, 6, 7]
-    with closing(ToldJournal(tmp_path, device=DEVICE, boot=lambda: BOOT, monotonic_ns=lambda: 5)) as journal:
+    with closing(
+        ToldJournal(tmp_path / told.FILE_NAME, device=DEVICE, boot=lambda: BOOT, monotonic_ns=lambda: 5)
+    ) as journal:
         journal.introduce(outline())
         note(journal, 3)
         assert journal.numbers([report(3)]) == [8]
@@ -240,10 +244,10 @@ def test_the_largest_outline_has_room(tmp_path: Path) -> None:
         recipe=RecipeRef(name=label, version=label, digest=digest), verdict_ns=2**63 - 1,
         verdict_utc=report(1).verdict_utc,
     )  # fmt: skip
-    with closing(ToldJournal(tmp_path, device=name, boot=lambda: BOOT)) as journal:
+    with closing(ToldJournal(tmp_path / told.FILE_NAME, device=name, boot=lambda: BOOT)) as journal:
         journal.introduce(largest)
         journal.note(name, 2**53 - 1, "UNKNOWN", "r" * 40, 2**63 - 1, None)
-    with closing(ToldJournal(tmp_path, device=name, boot=lambda: BOOT)) as journal:
+    with closing(ToldJournal(tmp_path / told.FILE_NAME, device=name, boot=lambda: BOOT)) as journal:
         assert [left.report.part.number for left in journal.left] == [2**53 - 1]
 
 
@@ -288,9 +292,3 @@ def test_what_memory_could_not_hold_is_put_by_the_next_life(life: Life, tmp_path
     with closing(outbox(tmp_path, journal)) as box:
         assert box.put_told() == 1
         assert [found.part.number for found in kept(box)] == [1, 2, 3]
-
-
-def test_the_file_lies_in_memory_where_systemd_gives_a_place(tmp_path: Path) -> None:
-    assert told_folder(None, tmp_path / "state") == told_folder("", tmp_path / "state") == tmp_path / "state"
-    assert told_folder(f"{tmp_path}:/run/more", tmp_path / "state") == tmp_path
-    assert told_folder("/nowhere/at/all", tmp_path / "state") == tmp_path / "state"
