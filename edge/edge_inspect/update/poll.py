@@ -2,11 +2,12 @@
 
 1. Waits are up to a tenth longer or shorter: a plant's boxes do not come in step. After a start the first look comes
    within a tenth of the pause.
-2. A hint (the time stamp of a file that the daemon touches) only shortens a wait: signatures decide what is taken.
+2. A hint (the time stamp of a file that the daemon touches) only shortens a wait: signatures decide what is taken. Of
+   hinted looks there is at most one a minute, whoever hints and however often; one that comes in between is not lost.
 3. While the repository is gone waits grow, up to the usual pause. What is refused is looked at again at the next one.
 4. One log line when a look begins to fail, or fails for another reason, and one when it works again.
 
-    Poller(look, pause_s=600, hint_file=state_dir / "update" / "hint").run(stop)
+    Poller(look, pause_s=600, hint_file=state_dir / FOLDER / HINT_NAME).run(stop)
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ log = structlog.get_logger()
 JITTER = 0.1
 FIRST_RETRY_S = 10.0
 STEP_S = 0.5
+HINT_NAME = "hint"
+"""Below the folder of the daemon's state."""
+BETWEEN_HINTS_S = 60.0
 
 
 class Poller:
@@ -39,6 +43,7 @@ class Poller:
         pause_s: float,
         hint_file: Path | None = None,
         random01: Callable[[], float] = random.random,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.beat_ns: int | None = time.monotonic_ns()
         self.looks = 0
@@ -48,6 +53,10 @@ class Poller:
         self._pause_s = pause_s
         self._hint_file = hint_file
         self._random01 = random01
+        self._clock_s = clock_s
+        self._hinted = self._hint()
+        """The last one that was followed."""
+        self._next_hinted_s = clock_s()
         self._backoff = Backoff(min(FIRST_RETRY_S, pause_s), pause_s, random01=random01)
 
     def run(self, stop: threading.Event) -> None:
@@ -85,14 +94,16 @@ class Poller:
         self.trouble = code
 
     def _rest(self, seconds: float, stop: threading.Event) -> bool:
-        """Wait so long, until a hint, or until `stop`: True."""
-        until_s, hinted = time.monotonic() + seconds, self._hint()
-        while (left_s := until_s - time.monotonic()) > 0:
-            if stop.wait(min(left_s, STEP_S)):
+        """Wait so long, until a hint may be followed, or until `stop`: True."""
+        until_s = self._clock_s() + seconds
+        while (now_s := self._clock_s()) < until_s:
+            hint = self._hint()
+            if hint != self._hinted and now_s >= self._next_hinted_s:
+                self._hinted, self._next_hinted_s = hint, now_s + BETWEEN_HINTS_S
+                break
+            if stop.wait(min(until_s - now_s, STEP_S)):
                 return True
             self.alive()
-            if self._hint() != hinted:
-                break
         return stop.is_set()
 
     def _hint(self) -> int:

@@ -191,7 +191,7 @@ def test_what_the_daemon_takes_during_a_look_is_not_removed(
     """A look may take hours; what is in use is asked when something is to be removed, not when it begins."""
     first = fetch(settings)
     assert first is not None and first.package is not None
-    asked = []
+    asked: list[bool] = []
 
     def known() -> Known:
         asked.append(bool(asked))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -84,6 +86,62 @@ def test_hint_shortens_the_wait_and_stop_ends_it(tmp_path: Path) -> None:
         thread.join(DEADLINE_S)
     assert not thread.is_alive()
     assert poller.beat_ns is not None
+
+
+class Clock(threading.Event):
+    """The poller's clock and its `stop`: nothing waits, time goes on. `then` is what happens while it waits."""
+
+    def __init__(self, then: Callable[[float], None], *, end_s: float) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self._then = then
+        self._end_s = end_s
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.now_s += timeout
+        self._then(self.now_s)
+        if self.now_s >= self._end_s:
+            self.set()
+        return self.is_set()
+
+
+def looks_at(hint: Path, hints_s: list[float], *, end_s: float) -> list[float]:
+    """When a poller that polls every ten hours looks, if it is hinted at these moments."""
+    looks: list[float] = []
+    waiting = sorted(hints_s)
+
+    def then(now_s: float) -> None:
+        while waiting and waiting[0] <= now_s:
+            hint.touch()
+            os.utime(hint, ns=(0, int(waiting.pop(0) * 1e9) + 1))
+
+    clock = Clock(then, end_s=end_s)
+    Poller(
+        lambda: looks.append(clock.now_s), pause_s=36_000, hint_file=hint, random01=lambda: 0.5,
+        clock_s=lambda: clock.now_s,
+    ).run(clock)  # fmt: skip
+    return looks
+
+
+def test_whoever_hints_without_end_gets_a_look_a_minute(tmp_path: Path) -> None:
+    found = looks_at(tmp_path / "hint", [float(second) for second in range(10, 310)], end_s=300.0)
+    assert found == [10.0, 70.0, 130.0, 190.0, 250.0]
+
+
+def test_hint_that_comes_too_soon_or_during_a_look_is_not_lost(tmp_path: Path) -> None:
+    assert looks_at(tmp_path / "hint", [10.0, 12.0], end_s=300.0) == [10.0, 70.0]
+    hint, looks = tmp_path / "other", 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            hint.touch()
+
+    clock = Clock(lambda now_s: None, end_s=7200.0)
+    Poller(look, pause_s=36_000, hint_file=hint, random01=lambda: 0.0, clock_s=lambda: clock.now_s).run(clock)
+    assert looks == 2
 
 
 def test_what_the_daemon_decided_is_read_from_its_state(tmp_path: Path) -> None:
