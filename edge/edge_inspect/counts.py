@@ -94,6 +94,8 @@ class LaneCounts:
     ok: int = 0
     ng: int = 0
     unknown: Counter[str] = field(default_factory=Counter)
+    withdrawn: int = 0
+    """Parts whose OK an adapter could put out only as UNKNOWN; no longer in `ok`."""
     latency: Durations = field(default_factory=Durations)
     """Frame captured -> verdict told."""
     own: Durations = field(default_factory=Durations)
@@ -127,6 +129,8 @@ class LineCounts:
     """Triggers with a sequence number that was already known."""
     skipped: int = 0
     """Sequence numbers that never came."""
+    withdrawn: Counter[str] = field(default_factory=Counter)
+    """Verdicts, by kind, that an adapter could put out only as UNKNOWN; no longer in `ok` and `ng`."""
     latency: Durations = field(default_factory=Durations)
     """Trigger -> answer told."""
 
@@ -148,3 +152,10 @@ class LineCounts:
         else:
             self.unknown[reason] += 1
         self.latency.add(latency_ns)
+
+    def withdraw(self, kind: str, reason: str) -> None:
+        """One part that was counted as `kind`, OK or NG, turned out to have been told as UNKNOWN `reason`."""
+        self.withdrawn[kind] += 1
+        self.ok -= kind == "OK"
+        self.ng -= kind == "NG"
+        self.unknown[reason] += 1

@@ -87,6 +87,8 @@ class LineSide(Protocol):
 
     def release(self) -> None: ...
 
+    def withdrawn(self) -> list[Answer]: ...
+
 
 @dataclass(slots=True)
 class ModelCounts:

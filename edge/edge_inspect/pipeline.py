@@ -27,6 +27,7 @@ from edge_inspect.counts import LaneCounts
 from edge_inspect.inference.decode import Detections
 from edge_inspect.known_answers import KnownAnswers
 from edge_inspect.lane import Beside, FittedModel, Judged, Lane, Seen, Stages, Watcher, judged_as_told
+from edge_inspect.line.protocol import Answer
 from edge_inspect.verdict.judge import Kind, Verdict
 from edge_inspect.verdict.parts import Look
 
@@ -280,11 +281,25 @@ class Pipeline:
         self._tell_unjudged(lane, Stamp(captured_ns=gap.at_ns, utc_ns=utc_ns))
 
     def _report_unseen(self, lane: Lane) -> bool:
-        """Parts that the line has been told of without a picture; False when there was none."""
+        """Parts that the line has been told of without a picture, or otherwise than we said; False: there was none."""
         if lane.line is None or not lane.line.has_news():
             return False
         self._tell_unjudged(lane, Stamp(captured_ns=time.monotonic_ns(), utc_ns=time.time_ns()))
+        for answer in lane.line.withdrawn():
+            self._correct(lane, answer)
         return True
+
+    def _correct(self, lane: Lane, answer: Answer) -> None:
+        """A part that was OK, until an adapter could put it out only as UNKNOWN: it is reported after all."""
+        verdict = Verdict(Kind(answer.kind), answer.reason, ())
+        utc_ns = time.time_ns() - (time.monotonic_ns() - answer.answered_ns)
+        stamp = Stamp(captured_ns=answer.answered_ns, utc_ns=utc_ns)
+        judged = judged_as_told(answer.part, verdict, stamp, None, answer, lane.model.ref)
+        self._tell(lane, judged)
+        self._report(lane, judged, None)
+        lane.counts.withdrawn += 1
+        lane.counts.ok -= 1
+        lane.counts.unknown[answer.reason] += 1
 
     def _tell_unjudged(self, lane: Lane, stamp: Stamp, dead: Pixels | None = None) -> None:
         """`dead`: the first picture of a camera that shows nothing. No verdict rests on it; it is kept as evidence."""

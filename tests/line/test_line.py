@@ -21,7 +21,7 @@ from edge_inspect.config_line import RejectConfig, SocketConfig
 from edge_inspect.daemon import Appliance
 from edge_inspect.delivery.outbox import FILE_NAME
 from edge_inspect.errors import BadConfig
-from edge_inspect.line.protocol import Adapter
+from edge_inspect.line.protocol import Adapter, Answer
 from tests.line.conftest import with_model_of_the_box
 from tests.line.drawn import DrawnCamera, Notes
 from tests.line.stage import PATIENCE_S, StageCamera, StagePlc
@@ -184,6 +184,44 @@ def test_triggers_during_a_judgement_are_overruns_reported_once_each(stage: Stag
     assert reports == sorted((seq, reason) for seq, kind, reason in plc.told if kind != "OK")
 
 
+def test_an_ok_that_an_adapter_could_not_tell_in_time_is_counted_reported_and_rejected(
+    stage: Stage, tmp_path: Path
+) -> None:
+    class LatePlc(StagePlc):
+        """Every second OK is too late on its way out."""
+
+        def tell(self, answer: Answer) -> None:
+            if answer.kind == "OK" and answer.sequence % 2:
+                self.changed(answer, answer.deadline_ns)
+            super().tell(answer)
+
+        def reject(self, pulse_ms: float) -> None:
+            gate.append(pulse_ms)
+            if len(gate) == 3:
+                gone.set()
+
+    gate: list[float] = []
+    gone = threading.Event()
+    camera = StageCamera()
+    plc = LatePlc(camera, ["good", "good", "bad", "good"])
+    reject = LineConfig(name="gate", reject=RejectConfig(travel_ms=60_000))
+    line, notes = stage(camera, [plc], deliver=True, line=reject)
+    tracker = line.lines["gate"].tracker
+    assert tracker is not None
+    tracker._travel_ns = 0  # a test does not wait for the recipe's patient deadline
+    run_until(gone, line)
+    counts = line.lines["gate"].side.counts
+    assert (counts.ok, counts.ng, dict(counts.unknown), dict(counts.withdrawn)) == (1, 1, {"deadline": 2}, {"OK": 2})
+    lane = line.stations["camera"].counts
+    assert (lane.parts, lane.ok, lane.ng, dict(lane.unknown), lane.withdrawn) == (4, 1, 1, {"deadline": 2}, 2)
+    with sqlite3.connect(tmp_path / "state" / FILE_NAME) as db:
+        query = "SELECT json_extract(payload, '$.part.sequence'), json_extract(payload, '$.reason') FROM report"
+        reports = sorted(db.execute(query).fetchall())
+    db.close()
+    assert reports == [(1, "deadline"), (2, "defect"), (3, "deadline")]
+    assert not any(part.verdict.kind.value == "UNKNOWN" for part in notes.judged_parts), "each part is shown once"
+
+
 def test_the_line_is_told_before_anything_else_happens(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     camera = StageCamera()
     plc = StagePlc(camera, ["bad"] * 5)
@@ -234,7 +272,7 @@ def test_what_other_threads_leave_is_collected_while_nobody_triggers(
 ) -> None:
     """A belt that stands still for a weekend, with a camera that runs and a PLC that polls: pictures are no work."""
     monkeypatch.setattr("edge_inspect.pipeline.IDLE_S", 0.05)
-    monkeypatch.setattr("edge_inspect.pipeline.COLLECT_ALL_EVERY_S", 0.2)
+    monkeypatch.setattr("edge_inspect.collector.COLLECT_ALL_EVERY_S", 0.2)
     collected = threading.Event()
     camera = StageCamera()
     line, _ = stage(camera, [StagePlc(camera, [])])

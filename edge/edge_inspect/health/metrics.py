@@ -76,7 +76,7 @@ def _of_link(key: str) -> Callable[[Observed], Iterable[Sample]]:
 
 def _parts(seen: Observed) -> Iterator[Sample]:
     for camera in seen.cameras:
-        yield (camera.name, "OK", "no-defect"), camera.counts.ok
+        yield (camera.name, "OK", "no-defect"), camera.counts.ok + camera.counts.withdrawn
         yield (camera.name, "NG", "defect"), camera.counts.ng
         for reason, number in dict(camera.counts.unknown).items():
             yield (camera.name, "UNKNOWN", reason), number
@@ -84,10 +84,14 @@ def _parts(seen: Observed) -> Iterator[Sample]:
 
 def _answers(seen: Observed) -> Iterator[Sample]:
     for name, counts in seen.lines.items():
-        yield (name, "OK", "no-defect"), counts.ok
-        yield (name, "NG", "defect"), counts.ng
+        yield (name, "OK", "no-defect"), counts.ok + counts.withdrawn["OK"]
+        yield (name, "NG", "defect"), counts.ng + counts.withdrawn["NG"]
         for reason, number in dict(counts.unknown).items():
             yield (name, "UNKNOWN", reason), number
+
+
+def _withdrawn(seen: Observed) -> list[Sample]:
+    return [((name, kind), counts.withdrawn[kind]) for name, counts in seen.lines.items() for kind in ("OK", "NG")]
 
 
 def _late(seen: Observed) -> Iterator[Sample]:
@@ -154,18 +158,23 @@ ROWS = (
         "measure of what is saved against a JPEG or video stream, which takes far less.",
         _each_camera(lambda c: c.counts.frames * c.frame_bytes)),
     Row("inferences_total", ("camera",), "Runs of the network.", _each_camera(lambda c: c.counts.inferences)),
-    Row("parts_total", ("camera", "verdict", "reason"), "Parts by verdict and its reason.", _parts),
+    Row("parts_total", ("camera", "verdict", "reason"),
+        "Parts by verdict and its reason. An OK that the line was told as UNKNOWN in the end is among both, see "
+        "`line_answers_withdrawn_total`.", _parts),
     Row("ring_slots", ("camera", "state"), "Slots of the frame ring by state.", _ring),
     Row("line_triggers_total", ("line",), "Triggers that came, repeated ones too.", _each_line(lambda c: c.triggers)),
     Row("line_answers_total", ("line", "verdict", "reason"), "What the line was told, by verdict and its reason.",
         _answers),
+    Row("line_answers_withdrawn_total", ("line", "verdict"),
+        "Of the OK and NG among them, those that an adapter could put out only as UNKNOWN `deadline`: counted there, "
+        "too.", _withdrawn),
     Row("line_deadlines_missed_total", ("line",),
         "Parts that had no verdict by their deadline less `margin_ms`, and were answered UNKNOWN for it. Whether that "
         "answer was out in time, `line_answers_late_total` says.",
         _each_line(lambda c: c.missed_deadlines)),
     Row("line_answers_late_total", ("line", "adapter"),
-        "Answers that the adapter put out at or after their part's deadline, every one of them as UNKNOWN (on wires: "
-        "NG). A number asked for again after its deadline counts too.", _late),
+        "Answers that the adapter could not put out before their part's deadline, every one of them UNKNOWN in the end "
+        "(on wires: NG).", _late),
     Row("line_adapter_events_total", ("line", "adapter", "event"),
         "What went otherwise than it should between the adapter and the outside, by event (docs/line.md).",
         _adapter_events),

@@ -51,6 +51,8 @@ class Observed:
     """None where no pictures are kept."""
     update: ModelUpdate | None = None
     """None where models are not taken from a channel."""
+    update_counts: Mapping[str, float | str] | None = None
+    """Of the shadow or the trial that is under way."""
     alarms: Sequence[wire.Degraded] = ()
     threads: Mapping[str, float] = field(default_factory=dict)
     """Seconds for which each thread has stood still."""
@@ -92,7 +94,7 @@ def status(seen: Observed) -> dict[str, Any]:
         "link": seen.link and {
             "connected": seen.link.connected, "trouble": seen.link.trouble, **seen.link.counts.model_dump(mode="json")
         },
-        "update": seen.update and seen.update.model_dump(mode="json"),
+        "update": seen.update and {**seen.update.model_dump(mode="json"), "counts": seen.update_counts},
         "alarms": [alarm.model_dump(mode="json") for alarm in seen.alarms],
         "threads": {name: round(age_s, 1) for name, age_s in seen.threads.items()},
         "log_lines_lost": seen.log_lines_lost,
@@ -134,6 +136,7 @@ def _line(seen: Observed, name: str, counts: LineCounts) -> dict[str, Any]:
         "unknown": dict(counts.unknown),
         "missed_deadlines": counts.missed_deadlines,
         "late_verdicts": counts.late_verdicts,
+        "withdrawn": counts.withdrawn.total(),
         "repeated": counts.repeated,
         "skipped": counts.skipped,
         "rejected": rejects and rejects.rejected,

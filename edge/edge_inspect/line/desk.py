@@ -6,11 +6,12 @@
    reported is what could still be told. Whatever comes later is UNKNOWN `deadline`.
 3. A part's picture is the first frame captured at or after its trigger + delay, and no later than the window allows.
    A frame that would be the first for two triggers is the newer one's; the older one's picture was never taken.
-4. A sequence number that comes again is no second part: it gets the same answer again. An OK is good until its
-   deadline; asked for later it is UNKNOWN `repeated`, for a counter that stands still must not pass parts.
+4. A sequence number that comes again before its deadline is no second part: it gets the same answer again. Later it
+   is a part of its own, UNKNOWN `repeated`, for a counter that stands still must not pass parts.
 5. Telling happens outside the lock, in the thread that answered; `status` is told by the deadline thread alone, so that
    the last word is always the true one.
 6. Every part is handed to the inspect thread once, to be reported: from `due` or from `unseen`, never from both.
+   An OK that an adapter could not put out in time is UNKNOWN `deadline` from then on, and comes from `withdrawn`.
 
     desk = Desk(deadline_ns=50_000_000, outputs=[modbus])
     desk.fire(trigger)                      any thread
@@ -28,8 +29,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_inspect.counts import LineCounts
-from edge_inspect.line.numbers import Numbers
+from edge_inspect.line.numbers import REPEATED, Numbers
 from edge_inspect.line.protocol import Answer, AnswerKind, Hears, Trigger
+from edge_inspect.line.withdrawals import Withdrawals
 
 CAMERA_LOST = "camera-lost"
 DEADLINE = "deadline"
@@ -102,6 +104,7 @@ class Desk:
         self._passed_ns = -1
         """Captured time of the newest frame that the inspect thread has been through."""
         self._numbers = Numbers()
+        self._withdrawals = Withdrawals(self.counts)
         self._status: tuple[bool, bool] | None = None
 
     # --- any thread -----------------------------------------------------------------------------------------------
@@ -113,12 +116,14 @@ class Desk:
             now_ns = self._clock_ns()
             self.counts.triggers += 1
             is_open = self._is_open(trigger)  # then it will be answered with the first one
-            answer = None if is_open else self._numbers.same_answer(trigger, now_ns)
+            answer = None if is_open else self._numbers.known(trigger, now_ns)
             if is_open or answer is not None:
                 self.counts.repeated += 1
+                if answer is not None and self._numbers.is_spent(answer, now_ns):
+                    answer = self._begin(trigger, REPEATED, now_ns)
             else:
                 self.counts.skipped += self._numbers.skipped_before(trigger)
-                answer = self._begin(trigger, trouble, now_ns)
+                answer = self._begin(trigger, self._held or (NOT_READY if self._ends else trouble), now_ns)
             self._note_change()
         self._tell([answer] if answer else [])
 
@@ -135,8 +140,24 @@ class Desk:
             return not trouble and not self._held and not self._ends and self._occupied() < self._most_open
 
     def has_news(self) -> bool:
-        """`unseen` has something."""
-        return bool(self._unseen)
+        """`unseen` or `withdrawn` has something."""
+        return bool(self._unseen) or self._withdrawals.waiting
+
+    def withdraw(self, answer: Answer, at_ns: int) -> Answer | None:
+        """It could be put out only as UNKNOWN `deadline`: that, from now on, is what the line was told.
+
+        None when it has been known before, by another adapter, or when it was UNKNOWN anyway.
+        """
+        with self._changed:
+            withdrawn = self._withdrawals.withdraw(answer, at_ns)
+            if withdrawn is not None:
+                self._numbers.correct(withdrawn)
+                if answer.kind == "OK":  # else it has its report
+                    self.note(withdrawn)
+                self._note_change()
+        if withdrawn is not None and answer.kind == "OK":
+            self._news()
+        return withdrawn
 
     def hold(self, reason: str) -> None:
         """From now on nothing is judged: open parts and coming triggers are UNKNOWN `reason`, until `release`."""
@@ -215,6 +236,10 @@ class Desk:
             parts = [self._unseen.popleft() for _ in range(min(most, len(self._unseen)))]
             return [(part, self._told[part].reason) for part in parts]
 
+    def withdrawn(self) -> list[Answer]:
+        """What parts that were answered OK have turned into since the last call, oldest first; not reported yet."""
+        return self._withdrawals.take()
+
     # --- the deadline thread --------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event) -> None:
@@ -249,13 +274,12 @@ class Desk:
 
     # --- under the lock -------------------------------------------------------------------------------------------
 
-    def _begin(self, trigger: Trigger, trouble: str, now_ns: int) -> Answer | None:
-        """A new part: open, or answered at once."""
+    def _begin(self, trigger: Trigger, reason: str, now_ns: int) -> Answer | None:
+        """A new part: open, or answered at once, for `reason` if there is one."""
         at_ns = min(trigger.at_ns, now_ns)
         entry = _Open(trigger, self._parts, at_ns + self._delay_ns, at_ns + self.deadline_ns)
         self._parts += 1
         self._open[entry.part] = entry
-        reason = self._held or (NOT_READY if self._ends else trouble)
         if not reason and self._occupied() > self._most_open:
             reason = OVERRUN
         if not reason and entry.deadline_ns - self._margin_ns <= now_ns:

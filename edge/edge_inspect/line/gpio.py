@@ -162,10 +162,11 @@ class GpioLine(Adapter):
                 stack.callback(encoder.close)
             self._numbers.clear()
             self._shown = dict(rest)
-            self.signals.untold += len(self._told)
-            self._told.clear()
+            for answer in self._take_told():
+                self.signals.answer(answer)
             self._rejects.clear()
             self.signals.forget()
+            self._tell_changes()
             self.trouble = ""
             log.info("line.wires_open", chip=str(self._chip))
             yield pins, encoder
@@ -195,8 +196,8 @@ class GpioLine(Adapter):
     def _show(self, pins: Pins, now_ns: int) -> None:
         """What was told by others, onto the wires that change by it."""
         self.signals.status(*self._status)
-        while self._told:
-            self.signals.answer(self._told.popleft())
+        for answer in self._take_told():
+            self.signals.answer(answer)
         while self._rejects:
             self.signals.reject(now_ns, self._rejects.popleft())
         wanted = self._wires.outputs(self.signals.levels(now_ns, alive=self._alive()))
@@ -204,6 +205,21 @@ class GpioLine(Adapter):
         if changes:
             pins.set(changes)
             self._shown |= changes
+        if self.signals.too_late(time.monotonic_ns()):
+            self._show(pins, time.monotonic_ns())
+        self._tell_changes()
+
+    def _take_told(self) -> Iterator[Answer]:
+        while self._told:
+            yield self._told.popleft()
+
+    def _tell_changes(self) -> None:
+        """What the wires show otherwise than it was told. What they never show is silence to who asked by wire."""
+        silent = [answer for answer in self.signals.lost if answer.trigger.source == self.name]
+        for answer in (*self.signals.changed, *silent):
+            self.changed(answer, time.monotonic_ns())
+        self.signals.changed.clear()
+        self.signals.lost.clear()
 
     def _hear(self, edge: Edge, fire: Fire | None) -> None:
         new = edge.number - self._numbers.get(edge.offset, 0)

@@ -1,6 +1,7 @@
 """What the output wires show at a moment: pulses, gaps, levels. No wires here, and time is an argument.
 
-1. OK is on only while an OK is shown in time: one that comes to its turn after its deadline is shown as NG.
+1. OK is on only while an OK is shown in time: one that comes to its turn after its deadline is shown as NG, and one
+   whose wire was found to have gone on too late (`too_late`) becomes NG at once.
 2. Every answer is an edge of its own: between two there is a gap, even where the earlier pulse must be cut for it.
 3. Nothing is shown of what was to be told while the wires were away.
 
@@ -90,6 +91,10 @@ class Signals:
         """Answers that were never shown: too many at once, or the wires were away."""
         self.late = 0
         """Answers whose turn came at or after their deadline: shown as NG."""
+        self.changed: list[Answer] = []
+        """Those that were shown as NG for it; for the caller to tell on, and to clear."""
+        self.lost: list[Answer] = []
+        """Those that were never shown; for the caller, too."""
         self.rest = Levels(reject=rejects_at_rest)
         """While nobody judges: at the start, at the end, and while neither ready nor busy."""
         self._latches = output == "latch"
@@ -98,6 +103,8 @@ class Signals:
         self._heartbeat_ns = round(heartbeat_ms * 1e6)
         self._answers: deque[Answer] = deque()
         self._shown: Literal["OK", "NG"] | None = None
+        self._fresh: Answer | None = None
+        """Its OK is on since the last look at `levels`."""
         self._since_ns = 0
         self._free_at_ns = 0
         self._reject_until_ns = 0
@@ -106,7 +113,7 @@ class Signals:
 
     def answer(self, answer: Answer) -> None:
         if len(self._answers) >= MOST_UNTOLD:
-            self._answers.popleft()
+            self.lost.append(self._answers.popleft())
             self.untold += 1
         self._answers.append(answer)
 
@@ -125,9 +132,20 @@ class Signals:
     def forget(self) -> None:
         """The wires were away: what was to be told is over."""
         self.untold += len(self._answers)
+        self.lost += self._answers
         self._answers.clear()
         self._shown = None
         self._reject_until_ns = 0
+
+    def too_late(self, now_ns: int) -> bool:
+        """The wires show what `levels` said; True if an OK among it was late by now, and they must show NG instead."""
+        fresh, self._fresh = self._fresh, None
+        if fresh is None or not fresh.is_late(now_ns):
+            return False
+        self.late += 1
+        self.changed.append(fresh)
+        self._shown = "NG"
+        return True
 
     def levels(self, now_ns: int, *, alive: bool = True) -> Levels:
         """What the wires have to show now; `alive` False stops the heartbeat."""
@@ -170,7 +188,11 @@ class Signals:
         if self._shown is None and self._answers and now_ns >= self._free_at_ns:
             answer = self._answers.popleft()
             self.late += answer.is_late(now_ns)
-            self._shown = "OK" if answer.as_of(now_ns).kind == "OK" else "NG"
+            shown = answer.as_of(now_ns)
+            if shown.kind != answer.kind:
+                self.changed.append(answer)
+            self._shown = "OK" if shown.kind == "OK" else "NG"
+            self._fresh = answer if self._shown == "OK" else None
             self._since_ns = now_ns
 
     def _clear(self, now_ns: int) -> None:

@@ -2,7 +2,10 @@
 
 1. An answer goes out at once: `tell` wakes the thread; it waits for at most one request that is on its way.
 2. One result is one write that begins and ends with its sequence number: OK can never be read with another part's.
-3. What could not be written before its deadline is written as UNKNOWN; after a reconnection nothing old is written.
+3. What cannot be written before its deadline, or whose writing is confirmed only after it, is UNKNOWN in the end: the
+   one is never written, the other is written over, and `changed` hears of both. Nobody knows whether the PLC has read
+   it in between. An answer that gets lost with the connection is told to `changed`, too; after a reconnection nothing
+   old is written.
 4. A lost connection is tried again for ever. Until then triggers are not seen, the PLC sees our heartbeat stand still,
    and `connected` is False. A trigger raised meanwhile stays unanswered: nobody knows when it was raised.
 5. The PLC clears a result by itself (or by Ack); a result is written once and never repeated by the heartbeat.
@@ -33,6 +36,9 @@ from edge_inspect.line.modbus_words import CommandWatch, EdgeWords, Seen, told
 from edge_inspect.line.protocol import LATE, Adapter, Answer, Trigger
 
 log = structlog.get_logger()
+
+REQUESTS_REMEMBERED = 8
+"""The quickest of so many says what a request takes at least."""
 
 
 class PlcGone(World):
@@ -81,6 +87,10 @@ class ModbusClient(Adapter):
         self._alive, self._confirmed, self._encoder = alive, confirmed, encoder
         self._wake = threading.Condition()
         self._waiting: deque[Answer] = deque()
+        self._unconfirmed: list[Answer] = []
+        """In a write that the PLC has not confirmed."""
+        self._took_ns: deque[int] = deque(maxlen=REQUESTS_REMEMBERED)
+        """How long the last requests took."""
         self._ready = self._busy = self._alarm = False
         self._status_changed = True
         self._edge = EdgeWords(ring, low_word_first=low_word_first)
@@ -93,8 +103,8 @@ class ModbusClient(Adapter):
             if self.connected.is_set():
                 self._waiting.append(answer)
                 self._wake.notify()
-            else:
-                self.untold += 1
+                return
+        self._lose([answer])
 
     def status(self, ready: bool, busy: bool) -> None:
         with self._wake:
@@ -149,11 +159,22 @@ class ModbusClient(Adapter):
     def _disconnect(self) -> None:
         with self._wake:
             self.connected.clear()
-            self.untold += len(self._waiting)
+            lost = [*self._unconfirmed, *self._waiting]
             self._waiting.clear()
+        self._unconfirmed = []
+        self._took_ns.clear()
+        self._lose(lost)
         if self._client is not None:
             self._client.close()  # type: ignore[no-untyped-call]
             self._client = None
+
+    def _lose(self, answers: Sequence[Answer]) -> None:
+        """To the line that is silence; where it is the line that asked, nobody has told it OK."""
+        with self._wake:
+            self.untold += len(answers)
+        for answer in answers:
+            if answer.trigger.source == self.name:
+                self.changed(answer, time.monotonic_ns())
 
     def _serve(self, stop: threading.Event, fire: Callable[[Trigger], None]) -> None:
         watch = CommandWatch(self._ring, low_word_first=self._low_first, first_look_fires=False)
@@ -207,19 +228,40 @@ class ModbusClient(Adapter):
         """Everything that waits; results that lie side by side in the ring go in one write."""
         while True:
             with self._wake:
-                answers = list(self._waiting)
+                answers = self._unconfirmed = list(self._waiting)
                 self._waiting.clear()
             if not answers:
                 return
-            slots = []
+            slots, verdicts = [], []
             for answer in answers:
                 now_ns = time.monotonic_ns()
-                self.late += answer.is_late(now_ns)
-                result = told(answer, now_ns)
+                # One that cannot be confirmed in time would only be taken back: it lies in the PLC for nobody's good.
+                result = told(answer, now_ns + min(self._took_ns, default=0))
                 self._edge.tell(result)
                 slots.append(self._slot(result.sequence))
+                if result.kind != "UNKNOWN":
+                    verdicts.append(answer)
+                elif answer.kind != "UNKNOWN":
+                    self.changed(answer, now_ns)
+                self.late += result.kind != answer.kind or answer.is_late(now_ns)
             for first, count in _runs(sorted(set(slots))):
                 self._write(first, self._edge.words[first : first + count])
+            self._take_back(verdicts, time.monotonic_ns())
+
+    def _take_back(self, written: Sequence[Answer], now_ns: int) -> None:
+        """Of verdicts whose writing has just been confirmed: those that were late are written over."""
+        late = [answer for answer in written if answer.is_late(now_ns)]
+        self.late += len(late)
+        for answer in late:
+            self.changed(answer, now_ns)
+        starts = [start for answer in late for start in self._edge.replace(told(answer, now_ns)) if self._shows(start)]
+        for first, count in _runs(sorted(set(starts))):
+            self._write(first, self._edge.words[first : first + count])
+        self._unconfirmed = []
+
+    def _shows(self, start: int) -> bool:
+        """The entry is one that we write into the PLC after the trigger: with a ring, not the newest result."""
+        return (start != at.NEWEST) == bool(self._ring)
 
     def _slot(self, sequence: int) -> int:
         return self._edge.slot(sequence) if self._ring else at.NEWEST
@@ -252,6 +294,7 @@ class ModbusClient(Adapter):
             reply = self._client.read_holding_registers(self._inputs_at, count=count, device_id=self._unit_id)
         except (ModbusException, OSError) as err:
             raise PlcGone(_one_line(err)) from err
+        self._took_ns.append(time.monotonic_ns() - self.beat_ns)
         _check(reply, f"reading {count} registers at {self._inputs_at}")
         if len(reply.registers) != count:
             raise PlcGone(f"asked for {count} registers, {len(reply.registers)} came")
@@ -265,6 +308,7 @@ class ModbusClient(Adapter):
             reply = self._client.write_registers(address, list(words), device_id=self._unit_id)
         except (ModbusException, OSError) as err:
             raise PlcGone(_one_line(err)) from err
+        self._took_ns.append(time.monotonic_ns() - self.beat_ns)
         _check(reply, f"writing {len(words)} registers at {address}")
 
 

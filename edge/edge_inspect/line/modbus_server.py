@@ -1,6 +1,8 @@
 """The PLC polls us: a Modbus TCP server whose registers are the line's handshake (`modbus_map`).
 
 1. `tell` writes the registers directly: an answer can be read from that moment on, whatever this thread is doing.
+   A verdict that is read for the first time at or after its deadline is read as UNKNOWN `deadline`; one that was read
+   in time stays as it was, until the next trigger or Ack.
 2. A trigger is taken in the very request that writes it; when the PLC has its confirmation, the old result is gone.
 3. A write that makes no sense is refused with a Modbus error code and changes nothing.
 4. The heartbeat counts only while `alive()`; after a stop there is no result and no Ready, after a crash no server.
@@ -15,7 +17,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 from pymodbus.constants import ExcCodes
@@ -36,7 +38,8 @@ LAST_WORDS_S = 0.25
 LOOK_S = 0.05
 NOBODY = "not connected"
 """The trouble of a server that nobody has connected to."""
-_COIL_READ, _COIL_WRITES, _INPUT_READ, _REGISTER_READ = 1, (5, 15), 4, 3
+_COIL_READ, _COIL_WRITES, _INPUTS_READ, _INPUT_READ, _REGISTER_READ = 1, (5, 15), 2, 4, 3
+_REGISTER_READS = (_REGISTER_READ, _INPUT_READ, 23)
 
 
 class CannotListen(World):
@@ -86,6 +89,8 @@ class ModbusServer(Adapter):
         self._watch = CommandWatch(low_word_first=low_word_first)
         self._ready = self._busy = self._alarm = False
         self._fire: Callable[[Trigger], None] = nobody_fires
+        self._unread: dict[int, Answer] = {}
+        """Verdicts that nobody has read yet, by sequence number; each stands in the registers."""
 
     @property
     def port(self) -> int:
@@ -98,7 +103,15 @@ class ModbusServer(Adapter):
         with self._lock:
             now_ns = time.monotonic_ns()
             self.late += answer.is_late(now_ns)
-            self._edge.tell(told(answer, now_ns))
+            result = told(answer, now_ns)
+            self._edge.tell(result)
+            self._unread.pop(answer.sequence, None)
+            if len(self._unread) > at.MOST_ENTRIES:
+                self._unread = {number: unread for number, unread in self._unread.items() if self._edge.places(number)}
+            if result.kind != "UNKNOWN":
+                self._unread[answer.sequence] = answer
+        if result.kind != answer.kind:
+            self.changed(answer, now_ns)
 
     def status(self, ready: bool, busy: bool) -> None:
         with self._lock:
@@ -212,7 +225,10 @@ class ModbusServer(Adapter):
         """pymodbus calls it for each request, before it answers from `registers`."""
         if values is None:
             with self._lock:
+                late = self._is_read(function, address - self._base, count, time.monotonic_ns())
                 self._fill(function, start, registers)
+            for answer, at_ns in late:
+                self.changed(answer, at_ns)
             return None
         if function in _COIL_WRITES:
             seen = self._write_coils(address - self._base, values)
@@ -226,12 +242,28 @@ class ModbusServer(Adapter):
         self._act(seen)
         return None
 
+    def _is_read(self, function: int, first: int, count: int, now_ns: int) -> list[tuple[Answer, int]]:
+        """Verdicts that this is the first to read: they stay, or are replaced and returned because they are late."""
+        late = []
+        for answer in list(self._unread.values()):
+            places = self._edge.places(answer.sequence)
+            if not places:  # taken away by the next trigger, or by Ack
+                del self._unread[answer.sequence]
+            elif _reads(function, first, count, places):
+                del self._unread[answer.sequence]
+                if answer.is_late(now_ns):
+                    self._edge.replace(told(answer, now_ns))
+                    self.late += 1
+                    late.append((answer, now_ns))
+        return late
+
     def _fill(self, function: int, start: int, registers: list[int]) -> None:
         """Everything that the function can read, as it is at this moment; `start`: the address of registers[0]."""
-        if function in (_COIL_READ, *_COIL_WRITES, 2):
+        if function in (_COIL_READ, *_COIL_WRITES, _INPUTS_READ):
             word = self._command[at.COMMAND]
             on_coils = [bool(word & (1 << bit)) for bit in range(len(at.COILS))]
-            for bit, on in enumerate(self._edge.discrete_inputs() if function == 2 else on_coils):
+            inputs = function == _INPUTS_READ
+            for bit, on in enumerate(self._edge.discrete_inputs() if inputs else on_coils):
                 register, place = divmod(self._base + bit, 16)
                 mask = 1 << place
                 registers[register - start] = registers[register - start] & ~mask | (mask if on else 0)
@@ -284,3 +316,11 @@ class ModbusServer(Adapter):
         self._encoder(seen.encoder)
         for sequence, encoder in seen.triggers:
             self._fire(Trigger(sequence, now_ns, self.name, encoder))
+
+
+def _reads(function: int, first: int, count: int, places: Sequence[int]) -> bool:
+    """The request reads what one of these result entries says; the discrete inputs show the newest result."""
+    if function == _INPUTS_READ:
+        return at.NEWEST in places
+    word = first - at.EDGE
+    return function in _REGISTER_READS and any(word <= start + 2 < word + count for start in places)

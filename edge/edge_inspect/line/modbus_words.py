@@ -3,6 +3,7 @@
 1. A trigger is a rising edge of `Trigger`, or a new `TriggerSeq` while `Trigger` stays set.
 2. A trigger takes the old result away before anything else can be read: a stale result is never valid.
 3. `told` is what every answer goes through on its way into registers: what is late is UNKNOWN `deadline`.
+4. What was found to be late only afterwards is replaced (`replace`) wherever it still stands.
 
     edge = EdgeWords(entries=16)
     edge.begin(7); edge.tell(7, "OK", "no-defect"); read_result(edge.words, 7, 16).kind    # "OK"
@@ -72,6 +73,24 @@ class EdgeWords:
         if self.entries:
             slot = self.slot(result.sequence)
             self.words[slot : slot + at.RESULT_WORDS] = entry
+
+    def places(self, sequence: int) -> list[int]:
+        """The first registers of the entries in which a result of this number stands."""
+        number = list(at.split(sequence, self._low_first))
+        entries = [at.NEWEST, *([self.slot(sequence)] if self.entries else [])]
+        return [
+            start
+            for start in entries
+            if self.words[start : start + 2] == number and self.words[start + 2] & Result.VALID
+        ]
+
+    def replace(self, result: Told) -> list[int]:
+        """Put it where an older result of its number stands, and nowhere else; the first registers of these entries."""
+        places = self.places(result.sequence)
+        for start in places:
+            self.words[start + 2] = int(Result.VALID | _BIT_OF_KIND[result.kind])
+            self.words[start + 3] = at.reason_code(result.reason)
+        return places
 
     def acknowledge(self) -> None:
         self._clear(at.NEWEST)

@@ -7,7 +7,8 @@
    long they take with the answer, too: the line needs its own deadline, and silence means "do not pass".
 2. Nothing old fires: no session is kept while we are away, retained triggers are refused, and so is a sequence number
    that was heard less than `repeat_s` ago (QoS 1 may deliver twice). All of it is counted.
-3. `tell` never waits. An OK or NG that could not be published before its deadline goes out as UNKNOWN `deadline`.
+3. `tell` never waits. An OK or NG that could not be handed to the connection before its deadline goes out as UNKNOWN
+   `deadline`; one that was late when it had been handed over is followed by that.
 4. A lost connection is tried again for ever; while it is away there is no answer, and that is the fail-safe state.
 
 The connection itself (TLS, passwords, keep-alive) is handed in: `open_link` makes a `delivery.link.Link`.
@@ -157,9 +158,18 @@ class MqttLine(Adapter):
         while self._told:
             verdict = self._told.popleft()
             now_ns = time.monotonic_ns()
-            self.late += verdict.is_late(now_ns)
             answer = verdict.as_of(now_ns)
-            link.publish(self._answer_topic, json.dumps(answer_fields(answer)).encode(), qos=self._qos)
+            self._say(link, answer)
+            done_ns = time.monotonic_ns()
+            if verdict.is_late(done_ns):
+                self.late += 1
+                if answer.kind != "UNKNOWN":
+                    self._say(link, verdict.as_of(done_ns))
+                if verdict.trigger.source == self.name:  # else it is told to onlookers here
+                    self.changed(verdict, done_ns)
+
+    def _say(self, link: Link, answer: Answer) -> None:
+        link.publish(self._answer_topic, json.dumps(answer_fields(answer)).encode(), qos=self._qos)
 
     def _take(self, message: Message, fire: Fire | None) -> None:
         at_ns = time.monotonic_ns()

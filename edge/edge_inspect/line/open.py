@@ -21,7 +21,7 @@ from edge_inspect.errors import BadConfig
 from edge_inspect.line.desk import Desk
 from edge_inspect.line.gpio_signals import Wires
 from edge_inspect.line.outlet import Outlet
-from edge_inspect.line.protocol import Adapter, Hears
+from edge_inspect.line.protocol import Adapter, Answer, Changed, Hears
 from edge_inspect.line.reject import RejectGate, RejectTracker
 from edge_inspect.line.socket import SocketLine
 from edge_inspect.threads import Running
@@ -126,8 +126,21 @@ def open_line(config: LineConfig, times: PartTimes, around: Around, adapters: Se
         for adapter in built:
             if isinstance(adapter, SocketLine):
                 adapter.no_triggers = "this line's camera finds the parts itself"
-        side = Outlet(outputs, deadline_ns=deadline_ns, trouble=around.trouble)
+        side = Outlet(outputs, deadline_ns=deadline_ns, trouble=around.trouble, news=around.news)
+    for adapter in built:
+        adapter.changed = _correction(side, tracker)
     return Line(config, side, built, tracker)
+
+
+def _correction(side: Desk | Outlet, tracker: RejectTracker | None) -> Changed:
+    """What follows when an adapter has put out something else than it was told: the part goes, and is counted so."""
+
+    def changed(answer: Answer, at_ns: int) -> None:
+        withdrawn = side.withdraw(answer, at_ns)
+        if withdrawn is not None and tracker is not None:
+            tracker.tell(withdrawn)
+
+    return changed
 
 
 class _Heard:

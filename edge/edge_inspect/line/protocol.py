@@ -1,6 +1,7 @@
 """What the line and the daemon say to each other: triggers in, answers out, and what an adapter must be.
 
-1. One trigger is one part and gets exactly one answer, with the trigger's own sequence number.
+1. One trigger is one part and gets exactly one answer, with the trigger's own sequence number. What an adapter could
+   not put out in time it puts out as UNKNOWN, and says so (`changed`): that is the answer then.
 2. Only OK is ever driven actively; everything else (no answer, a dead adapter, a cut wire) means "do not pass".
 3. `tell` and `status` never wait: they hand over to the adapter's own thread or to memory.
 
@@ -71,8 +72,16 @@ class Hears(Protocol):
 
 
 LATE = "late"
-"""Of `Adapter.counts`: answers put out at or after their part's deadline, all of them as UNKNOWN. Also counts a number
-that was asked for again after its deadline."""
+"""Of `Adapter.counts`: answers that could not be put out before their part's deadline, all of them UNKNOWN in the end:
+one that is found to have been late only when it is out is replaced."""
+
+Changed = Callable[[Answer, int], None]
+"""Hears an answer as it was told, and the CLOCK_MONOTONIC ns at which it was put out as UNKNOWN `deadline` instead, or
+was lost on its way to the line that waits for it. Any thread; never waits."""
+
+
+def nobody_hears(answer: Answer, at_ns: int) -> None:
+    """For an adapter on its own."""
 
 
 class Adapter(Hears, Protocol):
@@ -86,6 +95,8 @@ class Adapter(Hears, Protocol):
     """CLOCK_MONOTONIC of its last sign of life; None while it is allowed to stand still."""
     trouble: str = ""
     """Why the outside cannot be reached right now, in one line; empty while it can."""
+    changed: Changed = staticmethod(nobody_hears)
+    """Whoever must know that the line heard something else than was told; to be called without a lock."""
 
     def alarm(self, on: bool) -> None:
         """Any thread; never waits. Somebody must come and look: shown where there is a place for it."""

@@ -1,6 +1,7 @@
 """Reject tracking: the gate stands downstream, so a part that must go is remembered until it is there.
 
-1. Every part that was not told as OK goes, once: NG, UNKNOWN, and what could not be judged at all.
+1. Every part that was not told as OK goes, once: NG, UNKNOWN, what could not be judged at all, and an OK that could
+   not be told in time.
 2. Its time is the trigger's + travel, on the clock or in encoder counts; a belt that stops stops the parts on it.
 3. Where a sensor sees the reject bin, each drive of the gate is confirmed within its window or it is a miss: a bad part
    is among the good ones. A part that could not be driven out in time is a miss, too.
@@ -89,20 +90,22 @@ class RejectTracker:
         self._going: list[_Going] = []
         self._unconfirmed: deque[int] = deque()
         """When each drive of the gate must be confirmed at the latest."""
-        self._known: dict[int, None] = {}
+        self._known: dict[int, bool] = {}
+        """Part -> whether it goes, oldest first."""
         self._missed_ns: int | None = None
 
     # --- any thread -----------------------------------------------------------------------------------------------
 
     def tell(self, answer: Answer) -> None:
-        """A part that is not OK goes; an answer that is told again is the same part."""
+        """A part that is not OK goes, also one that was OK until now; an answer told again is the same part."""
         with self._changed:
-            if answer.part in self._known:
+            goes = answer.kind != "OK"
+            if self._known.get(answer.part, False) or (not goes and answer.part in self._known):
                 return
-            self._known[answer.part] = None
+            self._known[answer.part] = goes
             if len(self._known) > REMEMBERED_PARTS:
                 del self._known[next(iter(self._known))]
-            if answer.kind != "OK":
+            if goes:
                 self._send_off(answer)
                 self._note_change()
 

@@ -231,6 +231,8 @@ class SocketLine(Adapter):
                 client.say(answer_fields(answer))
             if ours:
                 client.waits_for.discard(answer.sequence)
+        if ours and answer.kind != verdict.kind:
+            self.changed(verdict, now_ns)
 
     def _write(self, client: Client) -> None:
         try:

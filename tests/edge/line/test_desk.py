@@ -266,6 +266,58 @@ def test_an_ok_is_not_repeated_after_its_deadline(clock: Clock, output: Output, 
     assert kinds(output)[1:] == [(0, "UNKNOWN", "repeated")]
 
 
+@pytest.mark.parametrize("kind", ["OK", "NG", "UNKNOWN"])
+def test_each_part_on_a_counter_that_stands_still_is_one_of_its_own(clock: Clock, output: Output, kind: str) -> None:
+    """Five of them: one judged, four that nobody can vouch for, each reported and each for the reject gate."""
+    desk = desk_with(clock, output)
+    fire(desk, clock, 7)
+    part = desk.due(clock.now_ns + DELAY)
+    assert part is not None
+    desk.answer(part, kind, "whatever")  # type: ignore[arg-type]
+    for _ in range(4):
+        clock.now_ns += 2 * DEADLINE
+        fire(desk, clock, 7)
+    assert kinds(output) == [(7, kind, "whatever")] + 4 * [(7, "UNKNOWN", "repeated")]
+    assert [answer.part for answer in output.told] == [0, 1, 2, 3, 4]
+    assert not any(answer.is_late(answer.answered_ns) for answer in output.told)
+    assert desk.unseen() == [(part, "repeated") for part in (1, 2, 3, 4)]
+    assert desk.counts.repeated == desk.counts.unknown["repeated"] == 4
+
+
+def test_an_ok_that_an_adapter_could_not_tell_in_time_is_unknown_everywhere(clock: Clock, output: Output) -> None:
+    desk = desk_with(clock, output)
+    news: list[bool] = []
+    desk._news = lambda: news.append(desk.has_news())
+    noted: list[Answer] = []
+    desk.note = noted.append
+    fire(desk, clock, 1)
+    part = desk.due(clock.now_ns + DELAY)
+    assert part is not None
+    answer = desk.answer(part, "OK", "no-defect")
+    late_ns = clock.now_ns + DEADLINE
+    withdrawn = desk.withdraw(answer, late_ns)
+    assert withdrawn is not None and (withdrawn.kind, withdrawn.reason) == ("UNKNOWN", "deadline")
+    assert (withdrawn.part, withdrawn.sequence, withdrawn.answered_ns) == (part, 1, late_ns)
+    assert desk.withdraw(answer, late_ns + 1) is None, "another adapter was late, too: it is one part"
+    assert (desk.counts.ok, dict(desk.counts.unknown), desk.counts.missed_deadlines) == (0, {"deadline": 1}, 1)
+    assert dict(desk.counts.withdrawn) == {"OK": 1}
+    assert noted == [answer, withdrawn] and news == [True]
+    assert desk.withdrawn() == [withdrawn] and desk.withdrawn() == [] and not desk.has_news()
+    fire(desk, clock, 1)
+    assert output.told == [answer, withdrawn], "asked again in time, it is told what holds now"
+
+
+def test_an_ng_that_an_adapter_could_not_tell_in_time_has_its_report_already(clock: Clock, output: Output) -> None:
+    desk = desk_with(clock, output)
+    fire(desk, clock, 1)
+    part = desk.due(clock.now_ns + DELAY)
+    assert part is not None
+    answer = desk.answer(part, "NG", "defect")
+    assert desk.withdraw(answer, clock.now_ns + DEADLINE) is not None
+    assert desk.withdrawn() == [] and not desk.has_news()
+    assert (desk.counts.ng, desk.counts.unknown_total, dict(desk.counts.withdrawn)) == (0, 1, {"NG": 1})
+
+
 def test_an_outside_that_began_anew_is_judged(clock: Clock, output: Output) -> None:
     desk = desk_with(clock, output)
     for sequence in (1, 2, 3):
@@ -344,6 +396,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.captured: dict[int, int] = {}
         self.dark: list[int] = []
         self.said: dict[int, str] = {}
+        self.withdrawn: set[int] = set()
 
     @initialize(queue=st.integers(0, 3))
     def open(self, queue: int) -> None:
@@ -413,6 +466,14 @@ class AnyOrder(RuleBasedStateMachine):
             self.hand_over(part)
             assert self.desk.answer(part, "UNKNOWN", reason).reason == reason
 
+    @precondition(lambda self: self.output.told)
+    @rule(data=st.data())
+    def an_adapter_is_late(self, data: st.DataObject) -> None:
+        answer = data.draw(st.sampled_from(self.output.told))
+        first = answer.kind != "UNKNOWN" and answer.part not in self.withdrawn
+        assert (self.desk.withdraw(answer, self.clock.now_ns) is not None) == first
+        self.withdrawn |= {answer.part} if first else set()
+
     def hand_over(self, part: int) -> None:
         assert part not in self.handed
         self.handed.append(part)
@@ -431,7 +492,8 @@ class AnyOrder(RuleBasedStateMachine):
     def no_part_is_told_two_things(self) -> None:
         for part, answers in self.by_part().items():
             first = answers[0]
-            assert all(answer == first or answer.reason == "repeated" for answer in answers), part
+            assert all(answer == first or part in self.withdrawn for answer in answers), part
+            assert {answer.kind for answer in answers} <= {first.kind, "UNKNOWN"}
             assert all(answer.sequence == first.sequence for answer in answers)
 
     def by_part(self) -> dict[int, list[Answer]]:
@@ -454,10 +516,13 @@ class AnyOrder(RuleBasedStateMachine):
                 self.desk.answer(part, "UNKNOWN", reason)
         counts = self.desk.counts
         answered = self.by_part()
-        parts = len(self.fired) - counts.repeated
+        parts = len(self.fired) - counts.repeated + counts.unknown["repeated"]
         assert counts.triggers == len(self.fired)
         assert sorted(answered) == sorted(self.handed) == list(range(parts))
         assert counts.ok + counts.ng + counts.unknown_total == parts
+        assert counts.withdrawn.total() == len(self.withdrawn)
+        was_ok = {answer.part for answer in self.output.told if answer.kind == "OK"} & self.withdrawn
+        assert sorted(answer.part for answer in self.desk.withdrawn()) == sorted(was_ok)
         assert {trigger.sequence for trigger in self.fired} == {answer.sequence for answer in self.output.told}
         assert not self.desk.busy and not self.desk._told and not self.desk._looking
 

@@ -49,6 +49,31 @@ def test_answer_that_waited_past_its_deadline_is_shown_as_ng() -> None:
     assert [shown(signals, ms) for ms in (0, 10, 19, 20)] == ["NG", "-", "-", "NG"]
 
 
+def test_an_ok_whose_wire_went_on_too_late_becomes_ng_at_once() -> None:
+    """The process stood still between the last look at the clock and the wire."""
+    signals = Signals(pulse_ms=40)
+    one = answer("OK", deadline_ns=20 * MS)
+    signals.answer(one)
+    assert shown(signals, 19) == "OK"
+    assert not signals.too_late(19 * MS), "in time"
+    assert not signals.too_late(25 * MS), "a pulse that began in time may last beyond the deadline"
+    signals = Signals(pulse_ms=40)
+    signals.answer(one)
+    assert shown(signals, 19) == "OK"
+    assert signals.too_late(20 * MS)
+    assert shown(signals, 20) == "NG" and signals.changed == [one] and signals.late == 1
+
+
+def test_who_is_not_told_what_was_said_is_known() -> None:
+    signals = Signals(pulse_ms=40)
+    late, lost = answer("OK", deadline_ns=0, sequence=1), answer("OK", sequence=2)
+    signals.answer(late)
+    assert shown(signals, 1) == "NG"
+    signals.answer(lost)
+    signals.forget()
+    assert signals.changed == [late] and signals.lost == [lost] and signals.untold == 1
+
+
 def test_latch_stays_until_the_trigger_or_the_next_answer() -> None:
     signals = Signals(output="latch", pulse_ms=4)
     signals.answer(answer())

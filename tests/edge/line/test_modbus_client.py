@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from edge_inspect.line.plc_program import PlcPart, PlcProgram
 from edge_inspect.line.plc_sim import PlcAsClient, PlcAsServer
 from edge_inspect.line.protocol import Answer, Trigger
 from tests.edge.line.modbus_ends import WAIT_S, Desk, answer, running, trigger, wait_for
+from tests.sim.chaos import ChaosProxy
 
 PATIENT = {"deadline_ms": 20_000.0, "gate_ms": 20.0, "heartbeat_ms": 20_000.0, "stops_at_gate": True}
 """A PLC for machines that may stand still for seconds."""
@@ -269,3 +271,99 @@ def test_plc_that_takes_connections_and_says_nothing_is_tried_again_and_again() 
             assert client.trouble
             for caller in callers:
                 caller.close()
+
+
+def changes_of(client: ModbusClient) -> list[tuple[int, str]]:
+    """What `changed` hears from now on: number and what was to be told."""
+    heard: list[tuple[int, str]] = []
+    client.changed = lambda one, at_ns: heard.append((one.sequence, one.kind))
+    return heard
+
+
+class FarLine:
+    """Our client and a PLC with a bad network between them; triggers are not fired, answers come from the test."""
+
+    def __init__(self, entries: int = 16, timeout_ms: float = WAIT_S * 1000) -> None:
+        self.writes: list[tuple[int, str]] = []
+        self.entries = entries
+        self.plc = PlcAsServer(PlcProgram(**PATIENT, entries=entries), written=self._written)  # type: ignore[arg-type]
+        self.timeout_ms = timeout_ms
+
+    def _written(self, at_ns: int, first: int, words: list[int]) -> None:
+        for number in range(1, 10):
+            result = read_result(self.plc.edge, number, self.entries)
+            if result and (number, result.kind) not in self.writes:
+                self.writes.append((number, result.kind))
+
+    @contextmanager
+    def up(self) -> Iterator[tuple[ModbusClient, ChaosProxy]]:
+        with running(self.plc.run):
+            assert self.plc.listening.wait(WAIT_S)
+            with ChaosProxy(self.plc.port) as net:
+                client = ModbusClient(
+                    "127.0.0.1", net.port, ring=self.entries, timeout_ms=self.timeout_ms, heartbeat_ms=1e7
+                )
+                with running(client.run):
+                    wait_for(client.connected.is_set, "connected")
+                    yield client, net
+
+    def result(self, sequence: int) -> tuple[str, str] | None:
+        found = read_result(self.plc.edge, sequence, self.entries)
+        return (found.kind, found.reason) if found else None
+
+
+def within_ms(ms: float) -> int:
+    return time.monotonic_ns() + int(ms * 1e6)
+
+
+@pytest.mark.parametrize("entries", [0, 16])
+def test_an_ok_that_lay_in_the_plc_too_late_is_written_over_and_told(entries: int) -> None:
+    """The network becomes slow with this very answer: nobody could know before."""
+    line = FarLine(entries)
+    with line.up() as (client, net):
+        heard = changes_of(client)
+        net.stall_one_way("up")
+        net.stall_one_way("down")
+        one = answer(trigger(1), deadline_ns=within_ms(300))
+        client.tell(one)
+        while time.monotonic_ns() < one.deadline_ns:
+            time.sleep(0.01)
+        net.flow()
+        wait_for(lambda: line.result(1) == ("UNKNOWN", "deadline"), "it is UNKNOWN in the PLC")
+        wait_for(lambda: client.counts()["late"], "it is counted")
+    assert heard == [(1, "OK")]
+    assert client.counts()["late"] == 1
+
+
+def test_no_ok_is_written_where_every_request_takes_longer_than_is_left() -> None:
+    """250 ms each way, a deadline of 100 ms: an OK would lie in the PLC for half a second before it is taken back."""
+    line = FarLine()
+    with line.up() as (client, net):
+        heard = changes_of(client)
+        net.delay_s = 0.25
+        wait_for(lambda: min(client._took_ns) > 400_000_000, "requests take long")
+        for number in (1, 2, 3):
+            client.tell(answer(trigger(number), deadline_ns=within_ms(100)))
+            wait_for(lambda number=number: line.result(number), "an answer")  # type: ignore[misc]
+        client.tell(answer(trigger(4), deadline_ns=within_ms(3_600_000)))
+        wait_for(lambda: line.result(4), "one with time enough")
+    assert line.writes == [(1, "UNKNOWN"), (2, "UNKNOWN"), (3, "UNKNOWN"), (4, "OK")]
+    assert heard == [(1, "OK"), (2, "OK"), (3, "OK")]
+    assert client.counts()["late"] == 3
+
+
+def test_an_ok_that_got_lost_with_the_connection_is_told_where_the_line_waits_for_it() -> None:
+    line = FarLine(timeout_ms=300)
+    with line.up() as (client, net):
+        heard = changes_of(client)
+        ours = Trigger(1, time.monotonic_ns(), client.name)
+        others = trigger(2)
+        net.stall()
+        for one in (ours, others):
+            client.tell(answer(one))
+        wait_for(lambda: not client.connected.is_set(), "the connection is given up")
+        wait_for(lambda: client.counts()["untold"] == 2, "they are counted")
+        client.tell(answer(Trigger(3, time.monotonic_ns(), client.name)))
+        net.flow()
+        wait_for(client.connected.is_set, "connected again")
+    assert heard == [(1, "OK"), (3, "OK")]

@@ -93,6 +93,49 @@ def test_late_ok_is_told_as_unknown(served: Served, plc: Master) -> None:
     assert result is not None and (result.kind, result.reason) == ("UNKNOWN", "deadline")
 
 
+@pytest.mark.parametrize("how", ["result", "ring", "inputs"])
+def test_a_verdict_that_nobody_read_in_time_is_read_as_unknown(served: Served, plc: Master, how: str) -> None:
+    heard: list[int] = []
+    served.server.changed = lambda one, at_ns: heard.append(one.sequence)
+
+    def reads(sequence: int) -> str:
+        if how == "inputs":
+            shown = plc.inputs()
+            return next(kind for kind in ("OK", "NG", "Unknown") if shown[f"Result{kind}"]).upper()
+        result = plc.result(sequence, entries=0 if how == "result" else at.MOST_ENTRIES)
+        assert result is not None
+        return result.kind
+
+    served.server.tell(answer(trigger(5), "OK", deadline_ns=time.monotonic_ns() + 10**12))
+    assert reads(5) == "OK"
+    one = answer(trigger(6), "OK", deadline_ns=time.monotonic_ns() + 300_000_000)
+    served.server.tell(one)
+    plc.modbus.read_holding_registers(at.EDGE, count=at.EDGE_HEAD_WORDS, device_id=1)  # the heartbeat, not the result
+    while not one.is_late(time.monotonic_ns()):
+        time.sleep(0.01)
+    assert [reads(6), reads(6)] == ["UNKNOWN", "UNKNOWN"]
+    assert heard == [6] and served.server.counts()["late"] == 1
+    assert plc.result(5) is not None and plc.result(5).kind == "OK", "another part's result is as it was"  # type: ignore[union-attr]
+
+
+def test_a_verdict_that_was_read_in_time_stays(served: Served, plc: Master) -> None:
+    one = answer(trigger(6), "OK", deadline_ns=time.monotonic_ns() + 2_000_000_000)
+    served.server.tell(one)
+    first = plc.result(6)
+    if one.is_late(time.monotonic_ns()):
+        pytest.skip("this machine stood still for two seconds")
+    while not one.is_late(time.monotonic_ns()):
+        time.sleep(0.01)
+    assert first is not None and plc.result(6) == first and first.kind == "OK"
+    assert served.server.counts()["late"] == 0
+
+
+def test_results_that_nobody_reads_take_no_memory(served: Served) -> None:
+    for sequence in range(1_000):
+        served.server.tell(answer(trigger(sequence)))
+    assert len(served.server._unread) <= at.MOST_ENTRIES + 2
+
+
 def test_ok_is_never_read_with_another_parts_number(served: Served, plc: Master) -> None:
     """Odd parts are OK, even ones NG, written as fast as they can be while the PLC reads as fast as it can."""
     stop = threading.Event()

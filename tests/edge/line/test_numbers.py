@@ -19,15 +19,15 @@ def answered(numbers: Numbers, sequence: int, at_ns: int, source: str = "test") 
 def test_a_number_is_forgotten_after_its_time_but_for_the_newest() -> None:
     numbers = Numbers()
     first, second = answered(numbers, 1, 0), answered(numbers, 2, 0)
-    assert numbers.same_answer(first.trigger, REMEMBERED_NS) == first
-    assert numbers.same_answer(first.trigger, REMEMBERED_NS + 1) is None
-    assert numbers.same_answer(second.trigger, 10**18) == second
+    assert numbers.known(first.trigger, REMEMBERED_NS) == first
+    assert numbers.known(first.trigger, REMEMBERED_NS + 1) is None
+    assert numbers.known(second.trigger, 10**18) == second
 
 
 def test_sources_have_numbers_of_their_own() -> None:
     numbers = Numbers()
     answered(numbers, 1, 0, "gpio")
-    assert numbers.same_answer(Trigger(1, 0, "socket"), 0) is None
+    assert numbers.known(Trigger(1, 0, "socket"), 0) is None
 
 
 def test_memory_is_bounded_and_a_silent_source_is_not_forgotten() -> None:
@@ -36,8 +36,8 @@ def test_memory_is_bounded_and_a_silent_source_is_not_forgotten() -> None:
     for sequence in range(3 * MOST_REMEMBERED):
         answered(numbers, sequence, sequence)
     assert len(numbers._answers) <= MOST_REMEMBERED + 1
-    assert numbers.same_answer(quiet.trigger, 10**18) == quiet
-    assert numbers.same_answer(Trigger(0, 0, "test"), 0) is None
+    assert numbers.known(quiet.trigger, 10**18) == quiet
+    assert numbers.known(Trigger(0, 0, "test"), 0) is None
 
 
 def test_gaps_are_counted_across_the_end_of_the_numbers() -> None:

@@ -61,11 +61,20 @@ def test_a_part_goes_once_however_often_it_is_told(clock: Clock, gate: Gate) -> 
     tracker = timed(gate, clock)
     for kind in ("NG", "NG", "UNKNOWN"):
         tracker.tell(answer(0, kind, clock.now_ns))  # type: ignore[arg-type]
-    tracker.tell(answer(1, "OK", clock.now_ns))
-    tracker.tell(answer(1, "UNKNOWN", clock.now_ns))
     clock.now_ns += 800 * MS
     tracker.step()
     assert len(gate.pulses) == 1
+
+
+def test_an_ok_that_could_not_be_told_in_time_goes_once(clock: Clock, gate: Gate) -> None:
+    tracker = timed(gate, clock)
+    tracker.tell(answer(1, "OK", clock.now_ns))
+    tracker.tell(answer(1, "OK", clock.now_ns))
+    for _ in range(2):
+        tracker.tell(answer(1, "UNKNOWN", clock.now_ns))
+    clock.now_ns += 800 * MS
+    tracker.step()
+    assert len(gate.pulses) == 1 and tracker.counts.rejected == 1 and tracker.alarm == ""
 
 
 def test_answers_may_come_in_another_order_than_parts(clock: Clock, gate: Gate) -> None:
