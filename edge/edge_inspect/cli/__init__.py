@@ -10,20 +10,17 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Any
 
 import typer
 
 from edge_inspect.cli import output
-from edge_inspect.errors import InspectError
+from edge_inspect.cli.single import UsageError, failed
+from edge_inspect.errors import InspectError, Usage
 
 COMMAND_FILES = (
     "run", "demo", "replay", "watch", "bench", "doctor", "config", "camera", "model", "status", "outbox", "evidence",
     "sim", "line",
 )  # fmt: skip
-EXIT_USAGE = 64
-# Newer typer carries its own copy of click, older ones use click itself: this is the right one either way.
-UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 
 def build_app(families: Sequence[str] = COMMAND_FILES) -> typer.Typer:
@@ -69,9 +66,10 @@ def run_command(argv: list[str]) -> int:
     except UsageError as err:
         where = err.ctx.command_path if err.ctx else "edge-inspect"
         what = err.format_message().rstrip(".")
-        return _failed(argv, EXIT_USAGE, f"{what}. See `{where} --help`." if what else f"See `{where} --help`.")
+        said = f"{what}. See `{where} --help`." if what else f"See `{where} --help`."
+        return failed("edge-inspect", argv, Usage.exit_code, said)
     except InspectError as err:
-        return _failed(argv, err.exit_code, str(err))
+        return failed("edge-inspect", argv, err.exit_code, str(err))
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:
@@ -79,15 +77,6 @@ def run_command(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code if isinstance(code, int) else 0
-
-
-def _failed(argv: Sequence[str], code: int, message: str) -> int:
-    """One line for a person; who asked with --json and got no object yet, gets the same as one."""
-    one_line = " ".join(message.split())
-    sys.stderr.write(f"edge-inspect: {one_line}\n")
-    if "--json" in argv and not output.emitted:
-        output.emit({"ok": False, "exit_code": code, "error": one_line})
-    return code
 
 
 def _tell_version(wanted: bool) -> None:

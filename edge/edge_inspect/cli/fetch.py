@@ -9,29 +9,30 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from edge_inspect.cli.log import configure_log
 from edge_inspect.cli.output import emit
 from edge_inspect.cli.run import stop_on_signals
+from edge_inspect.cli.single import run_single
 from edge_inspect.config import Config, load_for_fetching
-from edge_inspect.errors import BadConfig, InspectError
+from edge_inspect.errors import BadConfig
 from edge_inspect.health.notify import Heart, Notifier, Watchdog
 from edge_inspect.threads import Thread, join
 from edge_inspect.update.fetch import FetchSettings, fetch_once
-from edge_inspect.update.poll import Poller
+from edge_inspect.update.poll import HINT_NAME, Poller
+from edge_inspect.update.store import FOLDER
 from edge_inspect.update.trouble import told
 
-EXIT_USAGE = 64
 MAX_AGE_S = 180.0
 """A look moves at each piece that comes; hashing a large file on slow storage takes longest."""
 END_S = 10.0
-HINT_NAME = "hint"
-UsageError: type[Any] = typer.BadParameter.__mro__[1]
 EXAMPLE = "Example: edge-inspect-fetch --config /etc/edge-inspect/edge-inspect.toml --once"
 
 
@@ -41,16 +42,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run_command(argv: list[str]) -> int:
-    """The exit code; every refusal is one line on stderr."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(epilog=EXAMPLE)(fetch)
-    try:
-        code = typer.main.get_command(app).main(args=argv, prog_name="edge-inspect-fetch", standalone_mode=False)
-    except UsageError as err:
-        return _failed(EXIT_USAGE, f"{err.format_message().rstrip('.')}. See `edge-inspect-fetch --help`.")
-    except InspectError as err:
-        return _failed(err.exit_code, str(err))
-    return code if isinstance(code, int) else 0
+    """The exit code."""
+    return run_single(fetch, "edge-inspect-fetch", EXAMPLE, argv)
 
 
 def fetch(
@@ -65,7 +58,7 @@ def fetch(
     assert read.update is not None
     with stop_on_signals() as stop:
         if not once:
-            serve(settings, stop, pause_s=read.update.poll_s, hint_file=read.state_dir / "update" / HINT_NAME)
+            serve(settings, stop, pause_s=read.update.poll_s, hint_file=read.state_dir / FOLDER / HINT_NAME)
             return
         offer = fetch_once(settings, stop)
     if json:
@@ -85,11 +78,13 @@ def settings_of(config: Config) -> FetchSettings:
 
 def serve(settings: FetchSettings, stop: threading.Event, *, pause_s: float, hint_file: Path) -> None:
     """Poll until `stop`; systemd hears that we are ready, alive and stopping. Raises what ended the poll."""
-    look = told(settings.models_dir, lambda: fetch_once(watched, work_stop))
-    poller = Poller(look, pause_s=pause_s, hint_file=hint_file)
-    watched = replace(settings, alive=poller.alive)
-    notifier = Notifier.from_environment(os.environ)
     ended, work_stop = threading.Event(), threading.Event()
+
+    def look(alive: Callable[[], None]) -> None:
+        told(settings.models_dir, partial(fetch_once, replace(settings, alive=alive), work_stop))()
+
+    poller = Poller(look, pause_s=pause_s, hint_file=hint_file)
+    notifier = Notifier.from_environment(os.environ)
     thread = Thread("fetch", poller.run, work_stop, ended)
     watchdog = Watchdog([Heart("fetch", lambda: poller.beat_ns, MAX_AGE_S)], notifier)
     thread.start()
@@ -103,11 +98,6 @@ def serve(settings: FetchSettings, stop: threading.Event, *, pause_s: float, hin
         join([thread], time.monotonic() + END_S, work_stop)
     if thread.error is not None:
         raise thread.error
-
-
-def _failed(code: int, message: str) -> int:
-    sys.stderr.write(f"edge-inspect-fetch: {' '.join(message.split())}\n")
-    return code
 
 
 if __name__ == "__main__":

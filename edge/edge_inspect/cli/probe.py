@@ -7,20 +7,19 @@ import re
 import socket
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from edge_inspect.cli.output import emit
-from edge_inspect.errors import BadModel, InspectError, Usage
+from edge_inspect.cli.single import run_single
+from edge_inspect.errors import Usage
 from edge_inspect.inference.package import find_model
 from edge_inspect.update.examine import Request
 from edge_inspect.update.probe import ProbeLimits, probe, serve
 
-EXIT_USAGE = 64
 FIRST_PASSED_FD = 3
 """sd_listen_fds(3)"""
-UsageError: type[Any] = typer.BadParameter.__mro__[1]
 EXAMPLE = "Example: edge-inspect-probe ./candidate --golden-of metal-plate --provider cpu"
 
 
@@ -30,18 +29,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run_command(argv: list[str]) -> int:
-    """The exit code; every refusal is one line on stderr."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(epilog=EXAMPLE)(command)
-    try:
-        code = typer.main.get_command(app).main(args=argv, prog_name="edge-inspect-probe", standalone_mode=False)
-    except UsageError as err:
-        return _failed(EXIT_USAGE, f"{err.format_message().rstrip('.')}. See `edge-inspect-probe --help`.")
-    except InspectError as err:
-        if isinstance(err, BadModel) and "--json" in argv:
-            emit({"ok": False, "code": err.code})
-        return _failed(err.exit_code, str(err))
-    return code if isinstance(code, int) else 0
+    """The exit code."""
+    return run_single(command, "edge-inspect-probe", EXAMPLE, argv)
 
 
 def command(
@@ -99,11 +88,6 @@ def _size(text: str) -> tuple[int, int]:
     if not match:
         raise Usage(f"{text}: must be HEIGHTxWIDTH, e.g. 1080x1920")
     return int(match[1]), int(match[2])
-
-
-def _failed(code: int, message: str) -> int:
-    sys.stderr.write(f"edge-inspect-probe: {message}\n")
-    return code
 
 
 if __name__ == "__main__":

@@ -34,11 +34,12 @@ BETWEEN_HINTS_S = 60.0
 
 
 class Poller:
-    """look: one look at the repository; raises InspectError for what may be tried again."""
+    """look: one look at the repository, which calls what it is given as long as it gets on; raises InspectError for
+    what may be tried again."""
 
     def __init__(
         self,
-        look: Callable[[], object],
+        look: Callable[[Callable[[], None]], object],
         *,
         pause_s: float,
         hint_file: Path | None = None,
@@ -70,7 +71,7 @@ class Poller:
         self.alive()
         self.looks += 1
         try:
-            self._look()
+            self._look(self.alive)
         except BadConfig:
             raise
         except InspectError as err:

@@ -93,6 +93,15 @@ def test_what_is_wrong_is_one_line(
     assert says in line
 
 
+def test_single_look_that_fails_is_one_object_too(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text(config.read_text().replace("keep_free_bytes = 0", "keep_free_bytes = 1099511627776"))
+    assert run_command(["--config", str(config), "--once", "--json"]) == 1
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert (found["ok"], found["exit_code"], found["code"]) == (False, 1, "no-space")
+    assert f"edge-inspect-fetch: {found['error']}" in said.err.splitlines()
+
+
 def test_repository_that_is_gone_fails_a_single_look(
     config: Path, server: TufServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

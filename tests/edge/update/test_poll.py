@@ -29,7 +29,7 @@ class Looks:
         self.errors = list(errors)
         self.done = threading.Event()
 
-    def __call__(self) -> None:
+    def __call__(self, alive: Callable[[], None]) -> None:
         error = self.errors.pop(0) if self.errors else None
         if not self.errors:
             self.done.set()
@@ -118,7 +118,7 @@ def looks_at(hint: Path, hints_s: list[float], *, end_s: float) -> list[float]:
 
     clock = Clock(then, end_s=end_s)
     Poller(
-        lambda: looks.append(clock.now_s), pause_s=36_000, hint_file=hint, random01=lambda: 0.5,
+        lambda alive: looks.append(clock.now_s), pause_s=36_000, hint_file=hint, random01=lambda: 0.5,
         clock_s=lambda: clock.now_s,
     ).run(clock)  # fmt: skip
     return looks
@@ -133,7 +133,7 @@ def test_hint_that_comes_too_soon_or_during_a_look_is_not_lost(tmp_path: Path) -
     assert looks_at(tmp_path / "hint", [10.0, 12.0], end_s=300.0) == [10.0, 70.0]
     hint, looks = tmp_path / "other", 0
 
-    def look() -> None:
+    def look(alive: Callable[[], None]) -> None:
         nonlocal looks
         looks += 1
         if looks == 1:

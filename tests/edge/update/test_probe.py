@@ -18,6 +18,7 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
+from edge_inspect.cli import probe as probe_command
 from edge_inspect.cli.probe import run_command
 from edge_inspect.errors import BadModel, Ending
 from edge_inspect.update.examine import Probed, Request
@@ -230,11 +231,23 @@ def test_command_prints_one_object(candidate: Path, active: Path, capsys: pytest
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["variants"] == ["model.onnx"]
 
 
+def test_refusal_over_several_lines_is_told_in_one(
+    candidate: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BadModel("probe-crash", "the runtime said:\n  something\n  long")
+
+    monkeypatch.setattr(probe_command, "probe", refuse)
+    assert run_command([str(candidate)]) == 1
+    assert capsys.readouterr().err == "edge-inspect-probe: the runtime said: something long [probe-crash]\n"
+
+
 def test_command_refuses_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = package(tmp_path / "candidate", packages.nan)
     assert run_command([str(broken), "--provider", "cpu", "--json", "--seconds", "120"]) == 1
     printed = capsys.readouterr()
-    assert json.loads(printed.out) == {"ok": False, "code": "non-finite"}
+    said = json.loads(printed.out)
+    assert (said["ok"], said["exit_code"], said["code"]) == (False, 1, "non-finite")
     assert len(printed.err.strip().splitlines()) == 1
     for words, says in (
         (["--listen"], "systemd passed no socket"),
