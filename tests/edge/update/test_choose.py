@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import time
@@ -11,8 +12,8 @@ import pytest
 
 from edge_inspect.errors import Untrusted
 from edge_inspect.update.choose import Names, consider
-from edge_inspect.update.pace import MOST_PAUSE_S, SOONER_S, Looks
-from edge_inspect.update.requests import LATE_S, REQUESTS, Answer, Desk, Request, ask, wait_for
+from edge_inspect.update.pace import HINTED_S, MOST_PAUSE_S, SOONER_S, Looks
+from edge_inspect.update.requests import LATE_S, REQUESTS, Answer, Desk, Request, ask, wait_for, who_asks
 from edge_inspect.update.stages import Outcome
 from edge_inspect.update.state import Floor, State
 from edge_wire.release import Audience, ReleasedModel, Rollout
@@ -100,6 +101,21 @@ def test_garbage_and_what_waited_too_long_are_answered_too(tmp_path: Path) -> No
     assert [answer.code for answer in answers if answer] == ["bad-request", "too-late"]
 
 
+def test_a_request_to_activate_nothing_is_none(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    (tmp_path / REQUESTS / "0.json").write_text('{"kind": "activate", "by": "anna"}')
+    assert desk.next() is None
+    answer = wait_for(tmp_path, "0", 5.0)
+    assert answer is not None and answer.code == "bad-request"
+
+
+@pytest.mark.parametrize("name", ["anna\n", "an\x1bna", "\udcff\udcfe", " ", "x" * 500, "Anna-Łucja"])
+def test_whoever_asks_has_a_name_that_fits_into_a_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_USER", name)
+    said = Request(kind="rollback", by=who_asks())
+    assert said.by and said.model_dump_json().encode()
+
+
 def test_an_answer_that_does_not_come_takes_the_request_back(tmp_path: Path) -> None:
     number = ask(tmp_path, Request(kind="rollback", by="anna"))
     assert wait_for(tmp_path, number, 0.0) is None
@@ -128,6 +144,32 @@ def test_looks_come_with_jitter_and_sooner_after_a_hint() -> None:
     assert not looks.due()
     clock.now_s += SOONER_S
     assert looks.due()
+
+
+def test_a_stream_of_hints_gives_a_look_a_minute() -> None:
+    clock = Clock()
+    looks = Looks(86_400.0, clock_s=clock, rng=random.Random(1), first_s=86_400.0)
+    looked_s = []
+    for _ in range(2400):  # ten minutes
+        looks.hint()
+        if looks.due():
+            looks.looked()
+            looked_s.append(clock.now_s)
+        clock.now_s += 0.25
+    assert 9 <= len(looked_s) <= 11
+    assert all(after - before >= HINTED_S for before, after in itertools.pairwise(looked_s))
+
+
+def test_a_hint_after_a_candidate_came_to_its_end_is_heard_soon() -> None:
+    clock = Clock()
+    looks = Looks(86_400.0, clock_s=clock, rng=random.Random(1), first_s=86_400.0)
+    for _ in range(2):
+        looks.hint()
+        looks.due()
+        clock.now_s += SOONER_S
+        assert looks.due()
+        looks.looked()
+        looks.settled()
 
 
 def test_a_candidate_that_is_put_off_again_and_again_comes_later_and_later() -> None:

@@ -15,7 +15,7 @@ import pytest
 from edge_inspect.cli import run_command
 from edge_inspect.update.history import FILE_NAME
 from edge_inspect.update.stages import Stage
-from tests.edge.update.box import GOOD_TRIAL, Box
+from tests.edge.update.box import GOOD_SHADOW, GOOD_TRIAL, Box
 from tests.sim.tuf_repository import PRODUCT, TufRepository
 
 
@@ -144,6 +144,8 @@ def test_activate_takes_even_what_was_taken_back_through_its_stages(
         (("activate", "tiny", "1.1.0"), "[already-active]"),
         (("activate", "ffffff"), "no package of this box"),
         (("import", "/nowhere"), "[not-a-repository]"),
+        (("rollback", "--why", "x" * 201), "--why: found 201 letters; allowed: one line of at most 200 letters"),
+        (("activate", "tiny", "1.2.0", "--why", "too\nstrict"), "--why: found a letter that no line can hold"),
         (("activate",), "See `edge-inspect model activate --help`"),
     ],
 )
@@ -152,6 +154,25 @@ def test_a_mistake_is_one_line(
 ) -> None:
     code, _, err = run(updated, capsys, *words)
     assert code in (1, 64) and says in err and err.count("\n") == 1
+
+
+def test_an_odd_name_behind_sudo_is_no_traceback(
+    updated: Box, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUDO_USER", "anna\n" * 90)
+    code, _, err = run(updated, capsys, "rollback")
+    assert code == 0 and "next start" in err
+
+
+def test_history_says_when_a_shadow_saw_too_few_bad_parts(
+    box: Box, updated: Box, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box.shadow = replace(GOOD_SHADOW, active_ok=197, active_ng=3, seconds=1e9)
+    box.release("c", 3, action="rollback")
+    box.run()
+    box.end()
+    code, out, _ = run(updated, capsys, "history")
+    assert code == 0 and "of 3 NG it passed 0; 7 NG fewer than asked for, the time was over" in out
 
 
 def test_without_any_update_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

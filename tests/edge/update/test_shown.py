@@ -53,6 +53,16 @@ def test_only_asking_is_no_stage_that_anybody_hears_of(box: Box, models: dict[st
     assert updater.block() == before
 
 
+def test_sequence_is_that_of_the_boxs_own_channel(box: Box) -> None:
+    box.release("b", 7)
+    box.run()
+    assert box.updater is not None and box.store is not None
+    floors = box.store.state.floors
+    other = {"tiny/canary": floors["tiny/stable"].model_copy(update={"sequence": 900})}
+    box.store.save(box.store.state.model_copy(update={"floors": floors | other}))
+    assert box.updater.block().sequence == 7
+
+
 def test_what_was_refused_is_told_with_its_code(box: Box) -> None:
     box.release("b")
     box.trial = type(box.trial)(parts=9, known_answer_failures=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from edge_inspect.errors import BadModel, StorageFailing
+from edge_inspect.errors import BadModel, SourceGone, StorageFailing
 from edge_inspect.update import store as store_module
-from edge_inspect.update.history import FILE_NAME, read_history
+from edge_inspect.update.history import FILE_NAME, Entry, History, read_history
 from edge_inspect.update.stages import Stage
+from edge_inspect.update.state import MOST_REFUSED
 from edge_inspect.update.store import STATE_NAME, InUse, Store, look
 from tests.edge.update.box import GOOD_TRIAL, Box
 
@@ -312,3 +314,156 @@ def test_a_history_that_was_changed_does_not_stop_anything(written: Box) -> None
     updater = written.start()
     assert [code for code, _ in updater.alarms()] == ["model-history"]
     assert read_history(history_of(written)).torn_bytes in (0, 100)
+
+
+# --- what cannot be read, and what could not be read again ------------------------------------------------------------
+
+
+def test_a_disk_that_fails_once_does_not_cost_the_state(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    updated(box)
+    content = (box.state_dir / STATE_NAME).read_bytes()
+    _unreadable_once(monkeypatch)
+    assert judging(box) == "factory"
+    assert box.store is not None and "Input/output error" in box.store.quarantined
+    assert box.store.state.floors["tiny/stable"].sequence == 1
+    aside = list(box.state_dir.glob("*.broken-*"))
+    assert [path.read_bytes() for path in aside] == [content]
+
+
+def test_a_state_that_cannot_be_put_aside_is_not_written_over(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    updated(box)
+    content = (box.state_dir / STATE_NAME).read_bytes()
+    _unreadable_once(monkeypatch)
+    rename = Path.rename
+
+    def stuck(path: Path, target: Path) -> Path:
+        if ".broken-" in str(target):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stuck)
+    updater = box.start()
+    box.release("c", 2)
+    for _ in range(4):
+        box.source.is_news = True
+        updater.step()
+    assert (box.state_dir / STATE_NAME).read_bytes() == content
+    assert {"model-state-lost", "model-storage"} <= {code for code, _ in updater.alarms()}
+    monkeypatch.undo()
+    assert judging(box) == "b"  # it was only a moment's trouble
+
+
+def _unreadable_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, failed = Path.read_bytes, []
+
+    def failing(path: Path) -> bytes:
+        if path.name == STATE_NAME and not failed:
+            failed.append(path)
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+
+
+def test_more_refusals_than_a_state_may_hold_do_not_lose_it_again_and_again(box: Box) -> None:
+    updated(box)
+    history = History(history_of(box))
+    digests = [f"sha256:{number:064x}" for number in range(MOST_REFUSED + 5)]
+    entries = [
+        Entry(at=box.tick(), event="refused", digest=digest, role="candidate", code="made-up") for digest in digests
+    ]
+    for entry in [*entries, entries[0]]:
+        history.append(entry)
+    (box.state_dir / STATE_NAME).write_bytes(b"nonsense")
+    for _ in range(2):
+        assert judging(box) == "factory"
+        box.end()
+        state, _ = look(box.state_dir)
+        assert state is not None and len(state.refused) == MOST_REFUSED
+        assert state.refused[-1].digest == digests[0] and state.refusal_of(digests[-1]) is not None
+    assert len(list(box.state_dir.glob("*.broken-*"))) == 1
+
+
+def test_a_state_that_could_not_be_read_again_never_reaches_the_disk(box: Box) -> None:
+    updated(box)
+    before = (box.state_dir / STATE_NAME).read_bytes()
+    box.start()
+    assert box.store is not None
+    broken = box.store.state.model_copy(update={"revoked": ("not a digest",)})
+    with pytest.raises(StorageFailing, match="could not be read again"):
+        box.store.save(broken)
+    assert (box.state_dir / STATE_NAME).read_bytes() == before and "revoked" in box.store.failing
+
+
+def test_merely_looking_writes_nothing_and_a_power_cut_then_finds_the_same(box: Box) -> None:
+    updated(box)
+    updater = box.start()
+    path = box.state_dir / STATE_NAME
+    stages = []
+    for number in range(6):
+        box.source.is_news = True
+        updater.step()
+        assert box.store is not None
+        stages.append(box.store.state.stage)
+        if number == 1:  # the first look after a start forgets what the last life had in mind
+            before = path.stat().st_ino, path.stat().st_mtime_ns
+    assert stages == [Stage.FETCH, Stage.IDLE] * 3
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == before
+    box.source.is_news = True
+    updater.step()
+    assert box.store.state.stage is Stage.FETCH  # and here the power goes
+    assert judging(box) == "b" and box.store.state.stage is Stage.IDLE
+
+
+# --- reasons ----------------------------------------------------------------------------------------------------------
+
+
+def test_history_names_no_reason_that_was_another_ones(box: Box, models: dict[str, Path]) -> None:
+    """The repository cannot be reached for a while; then somebody installs another factory model."""
+
+    def gone(stop: object) -> None:
+        raise SourceGone("unreachable", "no network")
+
+    updater = box.start()
+    box.source.brought = gone
+    updater.step()
+    updater.step()
+    assert box.store is not None and box.store.state.reason is None
+    shutil.rmtree(box.factory)
+    shutil.copytree(models["c"], box.factory)
+    box.start()
+    assert box.store.history.entries[-1].code == "start" and box.store.history.entries[-1].why == ""
+
+
+def test_a_reason_of_a_trial_long_ago_refuses_no_good_model_after_a_lost_state(
+    box: Box, models: dict[str, Path]
+) -> None:
+    updated(box)
+    box.trial = type(box.trial)(parts=9, known_answer_failures=1)
+    box.release("c", 2)
+    box.run()
+    box.trial = GOOD_TRIAL
+    assert box.store is not None and box.store.state.reason is None
+    codes = [entry.code for entry in box.store.history.entries if entry.event == "activated"]
+    assert codes == ["start", "rollout", "rollout", "trial-known-answer"]
+    box.end()
+    (box.state_dir / STATE_NAME).write_bytes(b"nonsense")
+    assert judging(box) == "factory"
+    box.end()
+    (box.state_dir / STATE_NAME).write_bytes(b"nonsense")
+    box.start()
+    assert box.store.state.refusal_of(box.digests["b"]) is None
+    assert box.store.state.refusal_of(box.digests["c"]) is not None
+
+
+def test_on_the_way_home_the_reason_stays_what_sent_it_there(box: Box) -> None:
+    def failing() -> None:
+        raise StorageFailing("input/output error")
+
+    box.release("b")
+    box.trial = type(box.trial)(parts=9, known_answer_failures=1)
+    box.faults.by_stage = {Stage.REVERT: [failing, failing]}
+    box.run()
+    assert box.store is not None
+    last = box.store.history.last("activated")
+    assert last is not None and last.code == "trial-known-answer"
