@@ -3,7 +3,8 @@
 1. The message on a device's topic must name that device; anything else, and what the schema refuses, is counted by the
    caller and forgotten: the next one comes by itself.
 2. A device that says it is online, or was when the ingester came, is reminded of what it has delivered lately: the
-   acknowledgements may have been lost with a broker's memory. That is one row of numbers, not the reports again.
+   acknowledgements may have been lost with a broker's memory. That is one row of numbers, not the reports again. Not
+   where a number may stand for two reports: then each is acknowledged only as it comes.
 3. Vitals carry the last seq the device gave and how many it still holds: that makes a missing tail visible.
 """
 
@@ -18,7 +19,8 @@ from sqlalchemy import Connection, Engine, and_, select
 
 from cloud_inspect.db import tables
 from cloud_inspect.db.engine import transaction
-from cloud_inspect.intake.keep import insert, note_epoch
+from cloud_inspect.intake.keep import NO_MORE_THAN, insert, note_epoch
+from cloud_inspect.intake.quota import Quarantine
 from edge_wire.messages import BadMessage, DeviceState, Gone, Vitals
 from edge_wire.topics import Topics
 
@@ -69,7 +71,9 @@ def note(engine: Engine, statements: Sequence[Statement], now: datetime) -> None
             _note_gone(connection, statement.said, now)
 
 
-def reminders(engine: Engine, statements: Sequence[Statement]) -> list[tuple[Topics, str, list[int]]]:
+def reminders(
+    engine: Engine, statements: Sequence[Statement], quota: Quarantine = NO_MORE_THAN
+) -> list[tuple[Topics, str, list[int]]]:
     """(device's topics, epoch, seqs that are in the database), the newest REMIND of each device that says it is online.
 
     Raises DatabaseGone.
@@ -84,6 +88,8 @@ def reminders(engine: Engine, statements: Sequence[Statement]) -> list[tuple[Top
     seq, found = tables.report.c.seq, []
     with transaction(engine) as connection:
         for topics, epoch in online.items():
+            if quota.may_have_refused(connection, topics.device, epoch):
+                continue
             of_epoch = and_(tables.report.c.device == topics.device, tables.report.c.epoch == epoch)
             query = select(seq).where(of_epoch).order_by(seq.desc()).limit(REMIND)
             if seqs := sorted(connection.execute(query).scalars()):

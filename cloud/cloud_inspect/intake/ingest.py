@@ -32,7 +32,7 @@ from cloud_inspect.intake import devices, gaps
 from cloud_inspect.intake.keep import Outcome, keep
 from cloud_inspect.intake.quota import Quarantine, Rates
 from cloud_inspect.intake.reading import Reading, read
-from cloud_inspect.intake.session import Session
+from cloud_inspect.intake.session import CutMessage, Session
 from cloud_inspect.settings import Settings
 from edge_wire.messages import Ack, BadMessage
 from edge_wire.topics import Topics
@@ -133,7 +133,7 @@ class Ingester:
                 self._say("ack-refused", "the broker does not let us acknowledge", refused=session.refused)
         if statements:
             await self._insist(devices.note, self._engine, statements, self._utc_now(), session=session)
-            online = await self._insist(devices.reminders, self._engine, statements, session=session)
+            online = await self._insist(devices.reminders, self._engine, statements, self._quarantine, session=session)
             await session.tell(_acknowledgements({topics: {epoch: set(seqs)} for topics, epoch, seqs in online}))
         session.release(messages)
 
@@ -146,7 +146,7 @@ class Ingester:
                 self._say("over_rate", "this device sends more than device_per_s", topic=topic)
                 continue
             if topic.endswith("/defect"):
-                readings.append(read(topic, payload))
+                readings.append(read(topic, message.cut if isinstance(message, CutMessage) else payload))
                 if message.qos == 0:
                     self.counts["qos0"] += 1
                     self._say("qos0", "reports come at QoS 0: the network may lose them", topic=topic)

@@ -5,7 +5,8 @@
    another content under the same id is set aside as `conflict`, what was there stays.
 3. A row that the database refuses for itself is set aside as `refused`; its neighbours are not held up by it.
 4. Any number of ingesters may do this at once on the same reports: rows are touched in the order of their ids.
-5. Of one device no more is set aside than `quota` allows; what is refused is not acknowledged.
+5. Of one device no more is set aside than `quota` allows; what is refused is not acknowledged, nor is another message
+   of the same batch with its number: an acknowledgement names the number, not the content.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cloud_inspect.db import tables
 from cloud_inspect.db.engine import transaction
 from cloud_inspect.intake.quota import Quarantine
-from cloud_inspect.intake.reading import KEPT_BYTES, Reading
+from cloud_inspect.intake.reading import Reading
 from edge_wire.messages import ReportId
 from edge_wire.topics import Topics
 
@@ -92,11 +93,9 @@ def _keep_together(engine: Engine, readings: Sequence[Reading], now: datetime, q
         aside, outcome.refused = quota.choose(connection, aside)
         outcome.set_aside = _quarantine(connection, aside, now)
         _count(connection, taken + rest + aside, again, now)
-    nowhere = {reading.digest for reading in outcome.refused if reading.reason != "conflict"}
+    nowhere = {reading.claim for reading in outcome.refused}
     for reading in readings:
-        if nowhere and reading.digest in nowhere:
-            continue
-        if reading.claim is not None and reading.topics is not None:
+        if reading.claim is not None and reading.claim not in nowhere and reading.topics is not None:
             outcome.acks.setdefault(reading.topics, {}).setdefault(reading.claim.epoch, set()).add(reading.claim.seq)
     return outcome
 
@@ -174,8 +173,8 @@ def _quarantine(connection: Connection, readings: Iterable[Reading], now: dateti
         row = {
             "digest": digest,
             "topic": reading.topic.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0"),
-            "payload": reading.payload[:KEPT_BYTES],
-            "size_bytes": len(reading.payload),
+            "payload": reading.payload,
+            "size_bytes": reading.size_bytes,
             "reason": reading.reason,
             "detail": reading.detail.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0"),
             "device": reading.topics.device if reading.topics is not None else None,

@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import Connection, func, select
 
 from cloud_inspect.db import tables
-from cloud_inspect.intake.reading import KEPT_BYTES, Reading
+from cloud_inspect.intake.reading import Reading
+from edge_wire.messages import MAX_PAYLOAD_BYTES
 
 MOST_DEVICES = 10_000
 """Remembered at once; more than that can only be names that somebody makes up."""
@@ -44,13 +45,24 @@ class Quarantine:
             if device not in left:
                 left[device] = self._left(connection, device)
             rows, size_bytes = left[device]
-            stored_bytes = min(len(reading.payload), KEPT_BYTES)
+            stored_bytes = len(reading.payload)
             if rows < 1 or size_bytes < stored_bytes:
                 refused.append(reading)
                 continue
             left[device] = rows - 1, size_bytes - stored_bytes
             kept.append(reading)
         return kept, refused
+
+    def may_have_refused(self, connection: Connection, device: str, epoch: str) -> bool:
+        """Whether a report of this epoch may have come that lies nowhere, though its number is in the database."""
+        rows, size_bytes = self._left(connection, device)
+        if rows < 1 or size_bytes < MAX_PAYLOAD_BYTES:
+            return True
+        table = tables.quarantine
+        conflict = select(table.c.id).where(
+            table.c.device == device, table.c.epoch == epoch, table.c.reason == "conflict"
+        )
+        return connection.execute(conflict.limit(1)).first() is not None
 
     def _known(self, connection: Connection, digests: list[str]) -> set[str]:
         if not digests:
@@ -60,8 +72,7 @@ class Quarantine:
 
     def _left(self, connection: Connection, device: str | None) -> tuple[int, int]:
         table = tables.quarantine
-        stored = case((table.c.size_bytes > KEPT_BYTES, KEPT_BYTES), else_=table.c.size_bytes)
-        query = select(func.count(), func.coalesce(func.sum(stored), 0)).where(
+        query = select(func.count(), func.coalesce(func.sum(func.length(table.c.payload)), 0)).where(
             table.c.device.is_not_distinct_from(device)
         )
         rows, size_bytes = connection.execute(query).one()

@@ -2,7 +2,8 @@
 
 1. The broker sends at most `in_flight` QoS 1 messages that were not released (MQTT 5 receive maximum). That bounds our
    memory, and it is how the broker learns that the database is slow or gone. What comes at QoS 0 obeys no such number:
-   of it at most MOST_UNASKED wait here, the rest is dropped and counted in `overflowed`.
+   of it at most MOST_UNASKED wait here, the rest is dropped and counted in `overflowed`. A message that is larger than
+   any of ours may be waits here as its first KiB; one above MAX_PACKET_BYTES the broker keeps from us, unseen.
 2. The session is kept by the broker for `session_s` after the connection is lost; what was not released comes again.
 3. A session object is one connection. Everything that ends it is a BrokerGone with one line.
 
@@ -24,14 +25,15 @@ from paho.mqtt.reasoncodes import ReasonCode
 from typing_extensions import Self
 
 from cloud_inspect.errors import BrokerGone
+from cloud_inspect.intake.reading import Cut, cut
 from cloud_inspect.settings import MqttSettings
 from edge_wire.topics import subscription
 
 GROUP = "ingest"
 CONNECT_S = 3.0
 ANSWER_S = 5.0
-MAX_PACKET_BYTES = 1 << 20
-"""No message of ours comes near it; the broker keeps larger ones from us."""
+MAX_PACKET_BYTES = 8 << 20
+"""No message of ours comes near it. One at a time lies whole in memory."""
 SUBSCRIPTIONS = (
     (f"$share/{GROUP}/{subscription('defect')}", 1),
     (f"$share/{GROUP}/{subscription('gone')}", 1),
@@ -44,6 +46,21 @@ UNSAID = 0x80
 """What paho calls a connection that just ended. Some brokers end it so when a second client comes with our name."""
 
 
+class CutMessage(aiomqtt.Message):
+    """One that was too large; `payload` is its head."""
+
+    cut: Cut
+
+
+def _shortened(message: aiomqtt.Message) -> aiomqtt.Message:
+    large = cut(message.payload) if isinstance(message.payload, (bytes, bytearray)) else None
+    if large is None:
+        return message
+    kept = CutMessage(message.topic, large.head, message.qos, message.retain, message.mid, message.properties)
+    kept.cut = large
+    return kept
+
+
 class _Inbox(asyncio.Queue[aiomqtt.Message]):
     """What has arrived and nobody took yet. The broker itself holds back QoS 1; QoS 0 has to end somewhere."""
 
@@ -53,7 +70,7 @@ class _Inbox(asyncio.Queue[aiomqtt.Message]):
         if item.qos == 0 and self.qsize() >= MOST_UNASKED:
             self.overflowed += 1
         else:
-            super().put_nowait(item)
+            super().put_nowait(_shortened(item))
 
 
 class Session(aiomqtt.Client):

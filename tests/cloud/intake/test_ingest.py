@@ -19,6 +19,8 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from cloud_inspect.intake.reading import KEPT_BYTES
+from cloud_inspect.intake.session import MAX_PACKET_BYTES
 from edge_inspect.delivery.outbox import Outbox
 from edge_wire.messages import MAX_PAYLOAD_BYTES, Ack, DefectReport
 from tests.certificates import Authority
@@ -260,8 +262,12 @@ def test_strange_ways_of_publishing_end_in_the_database_or_in_quarantine(
     publisher.send((TOPICS.defect, numbered(3).to_bytes()), qos=2)
     publisher.send((TOPICS.defect, b""), retain=True)
     publisher.send((TOPICS.defect, numbered(4).to_bytes()))
-    soon(query, sqlite_url, "SELECT group_concat(seq) FROM (SELECT seq FROM report ORDER BY seq)", "1,2,3,4")
-    assert query(sqlite_url, "SELECT reason, acked FROM quarantine") == [["empty", "0"]]
+    publisher.send((TOPICS.defect, b"L" * 1_200_000))
+    publisher.send((TOPICS.defect, b"L" * (MAX_PACKET_BYTES + 1)))  # the broker keeps it from us, and holds up nothing
+    publisher.send((TOPICS.defect, numbered(5).to_bytes()))
+    soon(query, sqlite_url, "SELECT group_concat(seq) FROM (SELECT seq FROM report ORDER BY seq)", "1,2,3,4,5")
+    found = query(sqlite_url, "SELECT reason, acked, size_bytes, length(payload) FROM quarantine ORDER BY id")
+    assert found == [["empty", "0", "0", "0"], ["oversized", "0", "1200000", str(KEPT_BYTES)]]
     assert ingester.stop()["qos0"] == 1
 
 

@@ -18,16 +18,18 @@ from sqlalchemy import Engine, select
 from cloud_inspect.db import tables
 from cloud_inspect.db.engine import open_engine, transaction
 from cloud_inspect.db.upgrade import upgrade
+from cloud_inspect.intake import devices
 from cloud_inspect.intake.keep import keep
 from cloud_inspect.intake.quota import MOST_DEVICES, Quarantine, Rates
 from cloud_inspect.intake.reading import KEPT_BYTES, read
 from cloud_inspect.intake.session import MOST_UNASKED, Session
 from cloud_inspect.settings import DatabaseSettings, MqttSettings
 from edge_inspect.delivery.outbox import Outbox
+from edge_wire.messages import MAX_PAYLOAD_BYTES
 from edge_wire.topics import Topics
 from tests.cloud.ingesters import IngesterProcess
 from tests.edge.delivery.couriers import listening, running, until
-from tests.edge.delivery.reports import DEVICE, TOPICS, report
+from tests.edge.delivery.reports import DEVICE, TOPICS, report, state
 from tests.mosquitto import Mosquitto
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
@@ -75,20 +77,37 @@ def test_what_finds_no_room_in_quarantine_is_not_acknowledged_and_others_have_th
     assert keep(engine, [read(*newer(seq)) for seq in left], NOW, quota).acks == {TOPICS: {EPOCH: left}}
 
 
-def test_a_full_quarantine_holds_up_no_report_and_no_answer_to_a_conflict(engine: Engine) -> None:
+def test_a_full_quarantine_holds_up_no_report_and_a_conflict_waits_for_room_at_its_device(engine: Engine) -> None:
     none = Quarantine(rows=0)
     good = [read(TOPICS.defect, report(seq).numbered(EPOCH, seq).to_bytes()) for seq in (1, 2)]
     junk = [read(TOPICS.defect, b"junk"), read("nonsense/defect", b"x"), read(*newer(3))]
     conflict = read(TOPICS.defect, report(77).numbered(EPOCH, 1).to_bytes())
     outcome = keep(engine, [*good, *junk, conflict], NOW, none)
     assert outcome.new == 2 and aside(engine) == {} and len(outcome.refused) == 4
-    assert outcome.acks == {TOPICS: {EPOCH: {1, 2}}}
+    # A number names both reports: as long as one of them lies nowhere, it must not be taken for delivered.
+    assert outcome.acks == {TOPICS: {EPOCH: {2}}}
+    online = [devices.Statement(TOPICS, state().model_copy(update={"epoch": EPOCH}))]
+    assert devices.reminders(engine, online, none) == []
+    again = keep(engine, [conflict], NOW, Quarantine(rows=1))
+    assert again.acks == {TOPICS: {EPOCH: {1}}} and aside(engine) == {DEVICE: 1}
+
+
+def test_no_reminder_where_a_number_stands_for_two_reports(engine: Engine) -> None:
+    keep(engine, [read(TOPICS.defect, report(seq).numbered(EPOCH, seq).to_bytes()) for seq in (1, 2)], NOW)
+    online = [devices.Statement(TOPICS, state().model_copy(update={"epoch": EPOCH}))]
+    assert devices.reminders(engine, online) == [(TOPICS, EPOCH, [1, 2])]
+    keep(engine, [read(TOPICS.defect, report(77).numbered(EPOCH, 1).to_bytes())], NOW)
+    assert devices.reminders(engine, online) == []
 
 
 def test_quarantine_is_bounded_by_bytes_as_they_are_stored(engine: Engine) -> None:
-    large = [read(TOPICS.defect, bytes([65 + number]) * (2 * KEPT_BYTES)) for number in range(4)]
+    same = b"x" * MAX_PAYLOAD_BYTES  # and only what comes behind the kept part differs
+    large = [read(TOPICS.defect, same + bytes([65 + number])) for number in range(4)]
     outcome = keep(engine, large, NOW, Quarantine(size_bytes=2 * KEPT_BYTES + 10))
     assert aside(engine) == {DEVICE: 2} and len(outcome.refused) == 2
+    with transaction(engine, reads=True) as connection:
+        rows = connection.execute(select(tables.quarantine.c.payload, tables.quarantine.c.size_bytes)).all()
+    assert [(bytes(payload), size) for payload, size in rows] == [(b"x" * KEPT_BYTES, MAX_PAYLOAD_BYTES + 1)] * 2
 
 
 def test_a_device_may_send_so_much_whatever_others_send_and_whatever_its_line() -> None:
