@@ -7,6 +7,8 @@
 3. It sees all looks of a part or none, through a decoder and a judge of its own, and what it says is told to nobody:
    it is compared, counted, and where the two disagree the frame is kept as evidence.
 4. Building a model for it happens in that thread, too; who asked for it waits, the line does not.
+5. Nobody needs it for a verdict: when its thread hangs in a runtime, nothing ends and nobody waits for it. That is an
+   alarm, a candidate in it is refused (`shadow-hangs`), and no other is tried before the thread has come back.
 
     shadow = Shadow(stations, line_waits, share=0.3)
     shadow.start(package, "candidate")          # any thread but inspect; BadModel
@@ -26,67 +28,39 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
+from edge_inspect.beside_frames import Decided, Frames, Intake, Shown
+from edge_inspect.beside_model import Fits, ModelBeside
 from edge_inspect.capture.ring import Slot
 from edge_inspect.counts import Durations
 from edge_inspect.delivery.evidence_subject import Subject
-from edge_inspect.delivery.picture_pool import Pixels, shaped
-from edge_inspect.errors import BadModel, Ending, Refusal
-from edge_inspect.inference.engine import Engine
+from edge_inspect.delivery.picture_pool import Pixels
+from edge_inspect.errors import BadModel, Ending, Refusal, ShadowHangs
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.lane import FittedModel, Judged, Lane
-from edge_inspect.reporting import Identity, disagreement
+from edge_inspect.reporting import disagreement
 from edge_inspect.update.compare import Role, Tally
 from edge_inspect.update.shadow import ShadowReport
 from edge_inspect.verdict.judge import Verdict
 from edge_inspect.verdict.parts import Look
+from edge_wire import messages as wire
 
 log = structlog.get_logger()
 
-BUFFERS = 4
+SHADOW_HANGS = ShadowHangs.code
 LOOK_EVERY_S = 0.25
+ASK_S = 0.2
 PAUSE_S = 0.01
 """How often to look whether the trigger that was waited for has its answer."""
 NICE = 10
 """A tenth of a core where the inspection wants all of it. Not the lowest: while this thread holds the interpreter's
 lock it must get on, or on a box whose cores are all busy the inspection would wait for it."""
-Decided = tuple[Verdict, Judged]
-
-
-class Fits(Protocol):
-    """A camera's side of it: what is `Station`'s."""
-
-    @property
-    def lane(self) -> Lane | None: ...
-
-    @property
-    def identity(self) -> Identity | None: ...
-
-    def fit_beside(self, package: ModelPackage, engines: dict[str, Engine]) -> FittedModel | None:
-        """On one thread; `engines`: by file, those that are there and one that is added."""
-
-
-class _Shown:
-    """A frame that was handed over; reused."""
-
-    __slots__ = ("buffer", "decided", "lane", "looks", "size")
-
-    def __init__(self) -> None:
-        self.buffer: NDArray[np.uint8] = np.zeros(0, np.uint8)
-        self.lane: Lane | None = None
-        self.looks: tuple[Look, ...] = ()
-        self.decided: dict[int, Decided] = {}
-        self.size = (0, 0)
-
-    @property
-    def pixels(self) -> Pixels:
-        height, width = self.size
-        return shaped(self.buffer, (0, 0, width, height))
+HANGS_S = 60.0
+"""A frame takes a second, at the very most; a thread that has not moved for so long hangs in a runtime or a driver."""
+BUILD_S = 1200.0
+"""How long a runtime may build an engine; less than the updater's own patience (`update.acts.LIMITS_S`)."""
 
 
 class _Order:
@@ -97,43 +71,13 @@ class _Order:
         self.role = role
         self.done = threading.Event()
         self.error: BaseException | None = None
-
-
-class _Beside:
-    """One model in the shadow: fitted to each camera, and what is counted."""
-
-    def __init__(self, package: ModelPackage, role: Role) -> None:
-        self.package = package
-        self.engines: dict[str, Engine] = {}
-        self.fitted: dict[str, FittedModel] = {}
-        """By camera; replaced, never changed: the inspect thread reads it."""
-        self.tally = Tally(role)
-        self.refused: set[str] = set()
-        """Cameras that came later and that it cannot be fitted to."""
-        self.joined: set[str] = set()
-        """Cameras of which it has seen a frame; the inspect thread's."""
-
-    def fit(self, stations: Sequence[Fits]) -> int:
-        """Fit it to cameras whose pictures are known by now. Returns the bytes of their largest frame."""
-        lanes = [(station, station.lane) for station in stations]
-        found = dict(self.fitted)
-        for station, lane in lanes:
-            if lane is not None and lane.name not in found:
-                fitted = station.fit_beside(self.package, self.engines)
-                if fitted is not None:
-                    found[lane.name] = fitted
-        self.fitted = found
-        return max((lane.ring.slots[0].pixels.nbytes for _, lane in lanes if lane is not None), default=0)
-
-    def close(self) -> None:
-        self.fitted = {}
-        for engine in self.engines.values():
-            engine.close()
-        self.engines.clear()
+        self.given_up = False
+        """Nobody waits any more: what was built for it is closed."""
 
 
 class Shadow:
-    """`seen` and `gave_up` belong to the inspect thread, `run` to the thread `shadow`, the rest to any one other.
+    """`seen` and `gave_up` belong to the inspect thread, `run` to the thread `shadow`, `look_after` to the main thread,
+    the rest to any one other.
 
     keep: takes a frame on which the two disagree; False when it could not.
     """
@@ -148,20 +92,25 @@ class Shadow:
         nice: int = NICE,
     ) -> None:
         self.beat_ns: int | None = None
-        """When the thread last moved; None while it builds a model, which may take minutes, and when it has nothing."""
+        """When the thread last moved; to come: it builds a model, which may take until then; None when it has ended."""
+        self.hangs = False
+        """By the main thread, which looks (`look_after`)."""
         self._stations = stations
         self._line_waits = line_waits
         self._keep = keep
         self._share = share
         self._nice = nice
-        self._queue: queue.SimpleQueue[_Shown | _Order] = queue.SimpleQueue()
-        self._free: deque[_Shown] = deque(_Shown() for _ in range(BUFFERS))
-        self._beside: _Beside | None = None
-        self._left_out: set[tuple[str, int]] = set()
-        """Parts of which a look was missed."""
+        self._queue: queue.SimpleQueue[Shown | _Order] = queue.SimpleQueue()
+        self._frames = Frames()
+        self._intake = Intake(self._frames)
+        self._beside: ModelBeside | None = None
+        self._given_up: deque[ModelBeside] = deque()
+        """In which the thread hung; closed by it, should it come back."""
+        self._exchange = threading.Lock()
+        """Between whoever gives up and a thread that comes back just then."""
         self._last = ShadowReport()
         self._next_s = 0.0
-        self._size_bytes = 0
+        self._stop = threading.Event()
         self._hurry = threading.Event()
         """Somebody waits for us: frames in hand are let go."""
         self._over = threading.Event()
@@ -169,20 +118,39 @@ class Shadow:
     # --- whoever wants a shadow ------------------------------------------------------------------------------------
 
     def start(self, package: ModelPackage, role: Role) -> None:
-        """Returns when it judges. Raises BadModel, Ending; then there is no shadow."""
-        self._ask(_Order(package, role))
+        """Returns when it judges. Raises BadModel, Ending, ShadowHangs (in another model); then there is no shadow."""
+        if self.hangs:
+            raise ShadowHangs("another model still hangs beside the one that judges; nothing can be tried meanwhile")
+        try:
+            self._ask(_Order(package, role))
+        except ShadowHangs as err:
+            raise BadModel(SHADOW_HANGS, f"{package.dir}: the runtime does not come back from building it") from err
 
     def stop(self) -> None:
-        """Returns when its engine is freed."""
-        if self._beside is not None:
+        """Returns when its engine is freed; where the thread hangs in it, at once: it is freed if that ever returns."""
+        if self._beside is None:
+            return
+        try:
             self._ask(_Order(None, "candidate"))
+        except ShadowHangs:
+            with self._exchange:
+                beside, self._beside = self._beside, None
+            if beside is not None:
+                self._last = self._report(beside)
+                self._given_up.append(beside)
+
+    def check(self) -> None:
+        """Raises BadModel `shadow-hangs` when the model beside does not answer any more."""
+        beside = self._beside
+        if self.hangs and beside is not None:
+            raise BadModel(SHADOW_HANGS, f"{beside.package.dir}: a run of it has not ended for {HANGS_S:g} s")
 
     def report(self) -> ShadowReport:
         """Of the shadow that is, or of the last one."""
         beside = self._beside
         return self._report(beside) if beside else self._last
 
-    def _report(self, beside: _Beside) -> ShadowReport:
+    def _report(self, beside: ModelBeside) -> ShadowReport:
         answers = Durations()
         for station in self._stations:
             if station.lane is not None:
@@ -190,96 +158,91 @@ class Shadow:
         return beside.tally.report(answers)
 
     def _ask(self, order: _Order) -> None:
+        """Raises ShadowHangs: the thread does not come to it, and if it ever does, it does nothing."""
         self._hurry.set()
         self._queue.put(order)
-        while not order.done.wait(0.2):
-            if self._over.is_set() and not order.done.is_set():
+        while not order.done.wait(ASK_S):
+            with self._exchange:
+                if order.done.is_set():
+                    break
+                order.given_up = self.hangs or self._over.is_set() or self._stop.is_set()
+            if order.given_up and self.hangs:
+                raise ShadowHangs("the model beside hangs")
+            if order.given_up:
                 raise Ending("the daemon ends: no model judges beside any more")
         if order.error is not None:
             raise order.error
+
+    # --- the main thread -------------------------------------------------------------------------------------------
+
+    def look_after(self, now_ns: int, awake_since_ns: int = 0) -> None:
+        """Whether the thread moves: told once when it does not, and once when it does again.
+
+        It is no heart of the line: what hangs here ends no process.
+        """
+        beat_ns, beside = self.beat_ns, self._beside
+        hangs = beat_ns is not None and now_ns - max(beat_ns, awake_since_ns) > HANGS_S * 1e9
+        if hangs and not self.hangs:
+            log.error("shadow.hangs", model=beside.package.digest if beside else None)
+        elif self.hangs and not hangs:
+            log.info("shadow.moves_again")
+        self.hangs = hangs
+
+    def alarms(self) -> list[wire.Degraded]:
+        if not self.hangs:
+            return []
+        return [wire.Degraded(code=SHADOW_HANGS, detail="the model beside the one that judges does not answer")]
 
     # --- the inspect thread ----------------------------------------------------------------------------------------
 
     def seen(self, lane: Lane, slot: Slot, looks: Sequence[Look], decided: Mapping[int, Decided]) -> None:
         beside = self._beside
-        if beside is None or lane.name not in beside.fitted:
-            return
-        if lane.name not in beside.joined:  # parts that were begun before are not ours
-            beside.joined.add(lane.name)
-            self._left_out = {key for key in self._left_out if key[0] != lane.name}
-            self._left_out.update((lane.name, part) for part in lane.begun)
-            return
-        wanted = tuple(look for look in looks if self._follows(lane, look))
-        if not wanted:
-            return
-        shown = self._free.popleft() if self._free else None
-        if shown is None or shown.buffer.size < slot.pixels.nbytes:
-            for look in wanted:
-                self._leave_out(beside, lane, look)
-            if shown is not None:
-                self._free.append(shown)
-            return
-        shown.lane, shown.looks, shown.size = lane, wanted, slot.pixels.shape[:2]
-        np.copyto(shown.pixels, slot.pixels)
-        for look in wanted:
-            if look.last:
-                shown.decided[look.part] = decided[look.part]
-        self._queue.put(shown)
+        shown = self._intake.copy(beside, lane, slot, looks, decided) if beside is not None else None
+        if shown is not None:
+            self._queue.put(shown)
 
     def gave_up(self, lane: Lane, part: int) -> None:
-        self._left_out.discard((lane.name, part))
-
-    def _follows(self, lane: Lane, look: Look) -> bool:
-        """From its first look on: a part of which a look was missed is not judged beside."""
-        key = lane.name, look.part
-        if key in self._left_out:
-            if look.last:
-                self._left_out.discard(key)
-            return False
-        return True
-
-    def _leave_out(self, beside: _Beside, lane: Lane, look: Look) -> None:
-        beside.tally.skipped += 1
-        if not look.last:
-            self._left_out.add((lane.name, look.part))
+        self._intake.forget(lane, part)
 
     # --- the thread `shadow` ---------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event) -> None:
         """Judge beside until `stop`."""
+        self._stop = stop
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
+        next_look_s = 0.0
         try:
             while not stop.is_set():
                 self.beat_ns = time.monotonic_ns()
-                try:
-                    job = self._queue.get(timeout=LOOK_EVERY_S)
-                except queue.Empty:
-                    self._fit_new_cameras()
-                    continue
+                job = self._next_job()
                 if isinstance(job, _Order):
                     self._follow(job)
-                else:
+                elif job is not None:
                     self._judge(job, stop)
+                self._close_given_up()
+                if time.monotonic() >= next_look_s:  # by the clock: on a busy line there is always a job
+                    self._fit_new_cameras()
+                    next_look_s = time.monotonic() + LOOK_EVERY_S
         finally:
             self._over.set()
             self.beat_ns = None
             self._end()
+            self._close_given_up()
+
+    def _next_job(self) -> Shown | _Order | None:
+        try:
+            return self._queue.get(timeout=LOOK_EVERY_S)
+        except queue.Empty:
+            return None
 
     def _follow(self, order: _Order) -> None:
         """Another model, or none."""
-        self.beat_ns = None
+        self._builds()
         self._hurry.clear()
         try:
             self._end()
-            if order.package is not None:
-                beside = _Beside(order.package, order.role)
-                try:
-                    self._make_room(beside.fit(self._stations))
-                except Refusal:
-                    beside.close()
-                    raise
-                beside.tally = Tally(order.role)
-                self._beside = beside
+            if order.package is not None and not order.given_up:
+                self._begin(order, order.package)
         except BadModel as err:
             order.error = err
         except Refusal as err:  # the runtime was there for the model that judges: it has no room for another
@@ -287,41 +250,50 @@ class Shadow:
         finally:
             order.done.set()
 
+    def _begin(self, order: _Order, package: ModelPackage) -> None:
+        beside = ModelBeside(package, order.role)
+        try:
+            self._frames.make_room(beside.fit(self._stations))
+        except Refusal:
+            beside.close()
+            raise
+        beside.tally = Tally(order.role)
+        with self._exchange:
+            if not order.given_up:
+                self._beside = beside
+                order.done.set()
+                return
+        beside.close()
+        self._frames.make_room(0)
+
+    def _builds(self) -> None:
+        self.beat_ns = time.monotonic_ns() + int(BUILD_S * 1e9)
+
     def _end(self) -> None:
-        beside, self._beside = self._beside, None
+        with self._exchange:
+            beside, self._beside = self._beside, None
         if beside is not None:
             self._last = self._report(beside)
             beside.close()
-        self._make_room(0)
+        self._frames.make_room(0)
+
+    def _close_given_up(self) -> None:
+        while self._given_up:
+            self._given_up.popleft().close()
 
     def _fit_new_cameras(self) -> None:
         """Whose pictures were not known when the shadow began."""
         beside = self._beside
-        if beside is None:
+        if beside is None or not (new := beside.unfitted(self._stations)):
             return
-        new = [s.lane.name for s in self._stations if s.lane is not None and s.lane.name not in beside.fitted]
-        if set(new) - beside.refused:
-            self.beat_ns = None
-            try:
-                self._make_room(beside.fit(self._stations))
-            except Refusal as err:
-                beside.refused.update(new)
-                log.warning("model.not_beside", cameras=new, why=str(err))
+        self._builds()
+        try:
+            self._frames.make_room(beside.fit(self._stations))
+        except Refusal as err:
+            beside.refused.update(new)
+            log.warning("model.not_beside", cameras=sorted(new), why=str(err))
 
-    def _make_room(self, size_bytes: int) -> None:
-        """Buffers for frames so large, or none; one that is in use follows when it comes back."""
-        self._size_bytes = size_bytes
-        for _ in range(len(self._free)):
-            self._give_back(self._free.popleft())
-
-    def _give_back(self, shown: _Shown) -> None:
-        shown.lane, shown.looks = None, ()
-        shown.decided.clear()
-        if shown.buffer.size < self._size_bytes or not self._size_bytes:
-            shown.buffer = np.ones(self._size_bytes, np.uint8)  # written to: its pages are there when a frame comes
-        self._free.append(shown)
-
-    def _judge(self, shown: _Shown, stop: threading.Event) -> None:
+    def _judge(self, shown: Shown, stop: threading.Event) -> None:
         """One frame: wait for our turn, run, compare."""
         beside = self._beside
         try:
@@ -332,7 +304,7 @@ class Shadow:
                 beside.tally.busy_ns += took_ns
                 self._next_s = time.monotonic() + took_ns / 1e9 * (1 - self._share) / self._share
         finally:
-            self._give_back(shown)
+            self._frames.give_back(shown)
 
     def _wait_for_turn(self, stop: threading.Event) -> bool:
         """Until our share allows, and no trigger waits. False when there is something better to do."""
@@ -344,7 +316,7 @@ class Shadow:
             self._hurry.wait(min(LOOK_EVERY_S, max(PAUSE_S, rest_s)))
         return False
 
-    def _look(self, beside: _Beside, lane: Lane, shown: _Shown) -> None:
+    def _look(self, beside: ModelBeside, lane: Lane, shown: Shown) -> None:
         model = beside.fitted.get(lane.name)
         if model is None:
             return

@@ -6,7 +6,7 @@
     outbox          the writing side of the SQLite outbox       dies, or a write never returns
     courier         the MQTT connection                         dies, or hangs
     evidence        the ring of pictures on disk                dies; a disk that hangs is an alarm only
-    shadow          a model that judges beside, told to nobody  dies; one that hangs stops nobody
+    shadow          a model that judges beside, told to nobody  dies; one that hangs is an alarm only
     updater         the stages of a model that is to come       dies, or hangs longer than a stage may take
     line-<name>-..  `deadline`: what is not judged in time;     dies, or hangs
                     `reject`: which parts are on their way out;
@@ -179,10 +179,11 @@ class Appliance:
         pulse += [new_thread("status", self._doors.run, pulse_stop)] if self._doors else []
         lines = [new_thread(name, body, threading.Event()) for name, _, body in self.lines.threads()]
         pictures = [new_thread("evidence", self.evidence.run, picture_stop)] if self.evidence else []
-        shadow = [new_thread("shadow", self.shadow.run, shadow_stop)]
-        for name, _, body in self.updates.threads() if self.updates else []:
-            shadow.append(new_thread(name, body, shadow_stop))
-        threads = [*keep, *send, *pulse, *pictures, *lines, *shadow, inspect, *grabs]
+        shadow = new_thread("shadow", self.shadow.run, shadow_stop)
+        update = (
+            [new_thread(name, body, shadow_stop) for name, _, body in self.updates.threads()] if self.updates else []
+        )
+        threads = [*keep, *send, *pulse, *pictures, *lines, shadow, *update, inspect, *grabs]
         switch_s = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S if lines or self.updates else switch_s)
         if self._doors:
@@ -203,14 +204,15 @@ class Appliance:
             for thread in lines:  # what decides before what tells the outside
                 join([thread], until, thread.stop)
             picture_stop.set()
-            join(shadow, until, shadow_stop)
+            join(update, until, shadow_stop)
             join(pulse, until, pulse_stop)
             join(keep, until, keep_stop)
             join(send, until, send_stop)
-            join(pictures, until, picture_stop)  # last: reports come before pictures
-            if self.updates and not any(thread.error or thread.is_alive() for thread in threads):
+            join(pictures, until, picture_stop)  # reports come before pictures
+            join([shadow], 0.0 if self.shadow.hangs else until, shadow_stop)
+            if self.updates and not any(t.error or (t.is_alive() and t is not shadow) for t in threads):
                 self.updates.ended_well()
-            self._close(inspect, [*keep, *send, *pulse, *shadow])
+            self._close(inspect, [*keep, *send, *pulse, *update])
             sys.setswitchinterval(switch_s)
         for thread in threads:
             if thread.error is not None:
@@ -260,7 +262,7 @@ class Appliance:
     def state(self) -> wire.DeviceState:
         """What the plant should know of this device right now; retained at the broker."""
         drifts = {name: station.drift for name, station in self.stations.items()}
-        reporting = (self.writer, self.courier, self.evidence, self.updates, self._doors)
+        reporting = (self.writer, self.courier, self.evidence, self.updates, self._doors, self.shadow)
         alarms = [alarm for who in reporting if who for alarm in who.alarms()]
         return wire.DeviceState(
             site=self.topics.site,
@@ -347,6 +349,7 @@ class Appliance:
                 self._say_ready()
                 said_ready = True
             patience.look()
+            self.shadow.look_after(time.monotonic_ns(), patience.awake_since_ns())
             for station in self.stations.values():
                 station.grabber.look_after(time.monotonic_ns(), patience.awake_since_ns())
             if time.monotonic() >= next_look:
@@ -359,8 +362,8 @@ class Appliance:
     def _hearts(self) -> list[Heart]:
         """One for each thread that runs, by its name; a thread without one could hang for ever unnoticed.
 
-        Only two have none here: no line stops for a picture, nor for a model that nobody hears. When `evidence` hangs,
-        that is an alarm in the state; when `shadow` does, its report no longer moves.
+        Only two have none here: no line stops for a picture, nor for a model that nobody hears. When `evidence` or
+        `shadow` hangs, that is an alarm in the state, and a candidate in the shadow is refused.
         """
         hearts = [Heart.of(f"grab-{name}", s.grabber) for name, s in self.stations.items()]
         hearts.append(Heart.of("inspect", self.pipeline))

@@ -81,6 +81,7 @@ class LiveModels:
 
     def shadow_report(self) -> ShadowReport:
         self._free()
+        self._shadow.check()
         return self._shadow.report()
 
     def stop_shadow(self) -> None:
@@ -159,6 +160,7 @@ class LiveModels:
         self._free()
         if self._trial_since_s is None:
             return TrialReport()
+        judges_beside = self._pipeline.beside is not None and not self._shadow.hangs
         counts = [lane.model.counts for lane in self._lanes()]
         unknown = _sum(each.unknown for each in counts)
         return TrialReport(
@@ -173,7 +175,7 @@ class LiveModels:
             known_answer_failures=sum(each.known_answer_failures for each in counts),
             before_parts=sum(each.parts for each in self._before),
             before_unknown=dict(_sum(each.unknown for each in self._before)),
-            beside=self._shadow.report() if self._pipeline.beside is not None else ShadowReport(),
+            beside=self._shadow.report() if judges_beside else ShadowReport(),
         )
 
     def end_trial(self) -> None:

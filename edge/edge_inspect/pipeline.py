@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import structlog
 
 from edge_inspect.capture.protocol import Pixels, Stamp
 from edge_inspect.capture.ring import Gap, Slot
+from edge_inspect.collector import Collector
 from edge_inspect.counts import LaneCounts
 from edge_inspect.inference.decode import Detections
 from edge_inspect.known_answers import KnownAnswers
@@ -36,10 +36,7 @@ __all__ = ["Beside", "Judged", "Lane", "Pipeline", "Seen", "Stages", "Watcher"]
 log = structlog.get_logger()
 
 NOT_READY = "not-ready"
-COLLECT_ALL_EVERY_S = 300.0
 DEAD_SAID_EVERY_NS = 10_000_000_000
-WARM_UP_PARTS = 20
-IDLE_S = 1.0
 
 
 class _Exchange:
@@ -82,8 +79,7 @@ class Pipeline:
         self._aside_ns = self._running_ns = 0
         self._taken_ns = self._first_ns = self._last_ns = 0
         self._known_answers = KnownAnswers()
-        self._until_freeze = WARM_UP_PARTS
-        self._idle_since = self._collected_at = time.monotonic()
+        self._collector = Collector()
 
     @property
     def inspecting_s(self) -> float:
@@ -93,7 +89,7 @@ class Pipeline:
     def add(self, lane: Lane) -> None:
         """A camera's size is known: its frames are inspected from now on. Called by that camera's grab thread."""
         if lane.line is not None:
-            self._tidy_for_good()  # now: nothing may stand still for it between a trigger and its answer
+            self._collector.settle()  # now: nothing may stand still for it between a trigger and its answer
         with self._ready:
             self._lanes.append(lane)
             self._ready.notify_all()
@@ -135,9 +131,7 @@ class Pipeline:
             for lane in self._lanes:
                 if lane.line is not None:
                     lane.line.hold(NOT_READY)
-            if self._until_freeze < 0:
-                gc.unfreeze()
-                gc.enable()
+            self._collector.give_back()
         for lane in self._lanes:
             while self._report_unseen(lane):
                 self.beat_ns = time.monotonic_ns()
@@ -154,8 +148,9 @@ class Pipeline:
                     return
                 busy |= self._take_turn(lane)
             if busy and self._work_may_come():
-                self._idle_since = time.monotonic()
-            self._collect_when_idle()
+                self._collector.worked()
+            if not self.line_waits:
+                self._collector.when_idle()
             if not busy:
                 if ended and not self.line_waits:
                     return
@@ -230,8 +225,8 @@ class Pipeline:
         if found is not None:
             lane.counts.own.add(time.perf_counter_ns() - start - self._running_ns - self._aside_ns)
         self._note_dead(lane, dead)
-        if self.beside is not None and looks:
-            self.beside.seen(lane, slot, looks, self._decided)
+        if (beside := self.beside) is not None and looks:  # another thread takes it away
+            beside.seen(lane, slot, looks, self._decided)
         for watcher in self._watchers:
             watcher.frame(lane, slot, looks, found)
 
@@ -270,8 +265,7 @@ class Pipeline:
             stages = Stages(waited_ns, letterbox_ns, inference_ns, decode_ns, judged_ns)
             seen = Seen(look.box, stages, slot.pixels)
             judged = self._tell_verdict(lane, model, slot.stamp, look.part, verdict, seen)
-            if self.beside is not None:
-                self._decided[look.part] = verdict, judged
+            self._decided[look.part] = verdict, judged
 
     def _blind(self, lane: Lane, gap: Gap) -> None:
         if gap.reason == "camera-lost":
@@ -306,8 +300,8 @@ class Pipeline:
         for part, reason in lane.finder.unjudged():
             model, verdict = lane.give_up(part, reason)
             self._tell_verdict(lane, model, stamp, part, verdict, None, dead)
-            if self.beside is not None:
-                self.beside.gave_up(lane, part)
+            if (beside := self.beside) is not None:
+                beside.gave_up(lane, part)
 
     def _tell_verdict(
         self,
@@ -337,7 +331,7 @@ class Pipeline:
         watching = time.perf_counter_ns()
         for watcher in self._watchers:
             watcher.judged(lane, judged, pixels)
-        self._tidy_between_parts()
+        self._collector.between_parts(lambda: self.line_waits)
         self._aside_ns += time.perf_counter_ns() - watching
         return judged
 
@@ -352,29 +346,3 @@ class Pipeline:
             counts.unknown[judged.verdict.reason] += 1
         if judged.stages is not None:
             counts.latency.add(judged.verdict_ns - judged.captured_ns)
-
-    def _tidy_between_parts(self) -> None:
-        """While parts come, collections happen here: after a verdict is told, never between a frame and its verdict."""
-        self._until_freeze -= 1
-        if self._until_freeze == 0:
-            self._tidy_for_good()
-        elif self._until_freeze < 0 and gc.get_count()[0] > (100_000 if self.line_waits else 5_000):
-            gc.collect(1)
-
-    def _tidy_for_good(self) -> None:
-        """What lives now lives for good: up to 90 ms once, so that later collections need not look at it."""
-        self._until_freeze = -1
-        gc.collect()
-        gc.freeze()
-        gc.disable()
-
-    def _collect_when_idle(self) -> None:
-        """The oldest generation is collected only while nothing is to be inspected, and seldom."""
-        now = time.monotonic()
-        if now - self._idle_since <= IDLE_S or self.line_waits:
-            return
-        if now - self._collected_at > COLLECT_ALL_EVERY_S:
-            gc.collect()
-            self._collected_at = now
-        elif self._until_freeze < 0 and gc.get_count()[0] > 5_000:  # of other threads: adapters, couriers
-            gc.collect(1)

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edge_inspect.beside import BUFFERS
+from edge_inspect.beside_frames import BUFFERS
 from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.capture.ring import Slot
 from edge_inspect.daemon import Appliance
@@ -95,7 +95,7 @@ def test_no_block_of_ours_is_left_behind_per_frame(build: Build, tiny_model: Pat
     def all_judged() -> None:
         """A frame that is in the shadow's hands holds blocks of ours, and how many are is chance."""
         end_s = time.monotonic() + 60
-        while len(line.shadow._free) < BUFFERS and time.monotonic() < end_s:
+        while len(line.shadow._frames.free) < BUFFERS and time.monotonic() < end_s:
             time.sleep(0.001)
 
     def begin() -> None:

@@ -30,14 +30,17 @@ class Live(Protocol):
     def start_shadow(self, package: ModelPackage, *, role: Role) -> None:
         """From now on this package judges the same parts beside the active one; a shadow before it ends.
 
-        Raises BadModel, and `Ending` when the daemon ends meanwhile.
+        Raises BadModel, `Ending` when the daemon ends meanwhile, `ShadowHangs` while another one does not come back.
         """
 
     def shadow_report(self) -> ShadowReport:
-        """Since `start_shadow`; after `stop_shadow` the last one. All zeros where there was none."""
+        """Since `start_shadow`; after `stop_shadow` the last one. All zeros where there was none.
+
+        Raises BadModel `shadow-hangs` when it does not answer any more.
+        """
 
     def stop_shadow(self) -> None:
-        """Its engine is freed when this returns. Nothing happens where there is none."""
+        """Its engine is freed when this returns, unless it hangs. Nothing happens where there is none."""
 
     def swap(self, package: ModelPackage, *, trial: bool = False) -> None:
         """Returns when `package` judges every new part; a part in the middle of its looks is judged to its end by the
@@ -52,7 +55,8 @@ class Live(Protocol):
         """The active package is on trial already: the daemon was started anew during one. Counters begin at 0."""
 
     def trial_report(self) -> TrialReport:
-        """Since the trial began; all zeros where there is none. What the shadow found is `beside`."""
+        """Since the trial began; all zeros where there is none. What the shadow found is `beside`; nothing while it
+        hangs."""
 
     def end_trial(self) -> None:
         """It is kept: from now on a wrong known answer ends the process again."""
