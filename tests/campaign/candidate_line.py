@@ -148,7 +148,7 @@ class Line:
         self._sequence += 1
         self._forget_old_releases()
         limits = {
-            "shadow": {"parts": self._options.shadow_parts},
+            "shadow": {"parts": self._options.shadow_parts, "least_rejected": min(10, self._options.shadow_parts // 6)},
             "trial": {"parts": self._options.trial_parts, "least_s": self._options.trial_least_s},
         }
         rollout = self._repository.release(package, self._sequence, **limits)

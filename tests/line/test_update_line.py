@@ -27,7 +27,7 @@ from tests.sim.tuf_repository import PRODUCT, TufRepository, TufServer
 
 pytestmark = pytest.mark.slow
 PATIENCE_S = 60.0
-LIMITS = {"shadow": {"parts": 20}, "trial": {"parts": 20, "least_s": 0}}
+LIMITS = {"shadow": {"parts": 20, "least_rejected": 0}, "trial": {"parts": 20, "least_s": 0}}
 
 
 class EndlessCamera(DrawnCamera):

@@ -60,7 +60,7 @@ FPS = 20.0
 SLOTS = 64
 FAINT = 0.7
 """Saturation of the scratch on every second part: a model that has become a little deaf passes it."""
-SHORT = {"shadow": {"parts": 20}, "trial": {"parts": 20, "least_s": 0}}
+SHORT = {"shadow": {"parts": 20, "least_rejected": 0}, "trial": {"parts": 20, "least_s": 0}}
 
 
 def until(true: Callable[[], bool], what: Callable[[], object] = lambda: "") -> None:
