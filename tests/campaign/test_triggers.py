@@ -13,9 +13,6 @@ def test_each_trigger_has_one_answer_while_everything_goes_wrong() -> None:
     pytest.importorskip("pymodbus", reason="needs the extra `line`")
     result = run("triggers", "--triggers", "400", "--unplugs", "1", "--hangs", "1", "--swaps", "1", "--deliver")
     failed = result["failed"]
-    # A machine that stands still between the last look at the clock and the PLC's register makes a verdict late on its
-    # way; the PLC's gate is what must not let it pass.
-    del failed["verdicts_after_the_deadline"]
     assert not any(failed.values()), failed
     assert result["n"] == result["answers"] == 460
     assert result["unplugs"] >= 1 and result["hangs"] == result["swaps"] == 1

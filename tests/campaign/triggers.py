@@ -8,10 +8,12 @@ TCP on loopback. The network is the tiny one, made to take `--inference-ms`; wha
 after the other, and `--times` as many parts come then.
 
 The oracle is this program's: what was written into the PLC's registers is noted as it arrives, on another file system
-(/dev/shm), and what each part was is known from the seed; nothing is taken from the daemon's own counts. A campaign
-fails if a trigger has no answer or more than one, if a verdict other than UNKNOWN came after the PLC's deadline (or the
-PLC let such a part pass), if a part whose picture could not be judged (dark, white, broken, poisoned numbers, camera
-unplugged or hanging) was OK, or if a bad part was OK.
+(/dev/shm), and what each part was is known from the seed; nothing is taken from the daemon's own counts but to be
+compared. A campaign fails if a trigger has no answer or more than one, if an OK or NG that reached the registers after
+its deadline was left standing there or is counted as told (or the PLC let such a part pass), if a part whose picture
+could not be judged (dark, white, broken, poisoned numbers, camera unplugged or hanging) was OK, or if a bad part was
+OK. Nobody can know how long before it was seen a trigger was raised, so the deadline counts from then; and an OK that
+arrived in time but was confirmed too late is taken back although the PLC may have used it (`passed_then_taken_back`).
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from edge_inspect.line import modbus_map as at
 from edge_inspect.line.modbus_client import ModbusClient
 from edge_inspect.line.plc_program import PlcPart, PlcProgram
 from edge_inspect.line.plc_sim import PlcAsServer
-from edge_inspect.line.protocol import Trigger
+from edge_inspect.line.protocol import LATE, Trigger
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.parts import Look
 from tests.campaign.flash_camera import BAD, FlashCamera
@@ -121,9 +123,15 @@ class FlashingClient(ModbusClient):
 
     camera: FlashCamera
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.seen_ns: dict[int, int] = {}
+        """When each trigger was seen here: from then on the deadline counts."""
+
     def run(self, stop: threading.Event, fire: Callable[[Trigger], None] | None = None) -> None:
         def both(trigger: Trigger) -> None:
             assert fire is not None
+            self.seen_ns[trigger.sequence] = trigger.at_ns
             fire(trigger)
             self.camera.expose(trigger.sequence)
 
@@ -164,6 +172,7 @@ class Campaign:
         table = ModbusClientConfig(host="127.0.0.1", port=port, ring=16, poll_ms=2.0)
         client = FlashingClient(**table.model_dump())
         client.camera = self.camera
+        self.client = client
         first, second = (write_tiny_package(self.folder / name, name=name, poison=True) for name in ("tiny", "twin"))
         self.swapper = Swapper([ModelPackage.load(second), ModelPackage.load(first)])
         config = self._config(table, first)
@@ -197,7 +206,10 @@ class Campaign:
         if errors:
             raise errors[0]
         counts = appliance.lines["line"].side.counts
-        self.of_the_daemon = {"triggers": counts.triggers, "ok": counts.ok, "ng": counts.ng, **counts.unknown}
+        self.of_the_daemon = {
+            "triggers": counts.triggers, "ok": counts.ok, "ng": counts.ng, **counts.unknown,
+            "withdrawn": counts.withdrawn.total(), "late": client.counts()[LATE],
+        }  # fmt: skip
 
     def _config(self, table: ModbusClientConfig, model: Path) -> Config:
         recipe = self.folder / "recipe.toml"
@@ -262,23 +274,39 @@ class Campaign:
 
     # --- the end --------------------------------------------------------------------------------------------------
 
+    @property
+    def _plc_deadline_ns(self) -> int:
+        return int((self.options.deadline_ms + NETWORK_MS) * 1e6)
+
+    def _until_ns(self, sequence: int) -> int:
+        """The recipe's deadline of a part: it counts from when the trigger was seen, which the PLC cannot know."""
+        return self.client.seen_ns[sequence] + int(self.options.deadline_ms * 1e6)
+
     def _verdict(self) -> dict[str, Any]:
-        answers = self.oracle.read()
-        times = Counter(sequence for sequence, *_ in answers)
+        written = self.oracle.read()
         parts = {part.sequence: part for part in self.decided}
-        deadline_ns = (self.options.deadline_ms + NETWORK_MS) * 1e6
-        late = [a for a in answers if a[0] in parts and a[1] - parts[a[0]].fired_ns > deadline_ns]
+        # What was found to be late when it was written is written over: the last word is the answer.
+        answers = list({answer[0]: answer for answer in written}.values())
+        taken_back = _taken_back(written)
+        times = Counter(sequence for sequence, *_ in written)
+        times.subtract(taken_back)
+        late = [a for a in written if a[0] in parts and a[1] >= self._until_ns(a[0])]
+        late_ok = [a[0] for a in late if a[2] == "OK" and a[1] - parts[a[0]].fired_ns > self._plc_deadline_ns]
         ok = [sequence for sequence, _, kind, _ in answers if kind == "OK"]
+        ever_ok = {sequence for sequence, _, kind, _ in written if kind == "OK"}
+        passed = {part.sequence for part in self.decided if part.passed}
         failed = {
             "unanswered": sum(sequence not in times for sequence in parts),
             "answered_twice": sum(count > 1 for count in times.values()),
             "answers_to_nobody": sum(sequence not in parts for sequence in times),
-            "verdicts_after_the_deadline": sum(kind != "UNKNOWN" for _, _, kind, _ in late),
-            "passed_after_the_deadline": sum(bool(parts[sequence].passed) for sequence, *_ in late),
+            "late_and_left_standing": sum(kind != "UNKNOWN" and seq not in taken_back for seq, _, kind, _ in late),
+            "late_and_not_counted": max(0, len(taken_back) - self.of_the_daemon["withdrawn"]),
+            "counted_as_ok_and_told_otherwise": abs(self.of_the_daemon["ok"] - len(ok)),
+            "passed_after_the_deadline": len(passed.intersection(late_ok)),
             "unjudgeable_ok": sum(
-                self.camera.delivered.get(sequence, "no picture") not in ("good", BAD) for sequence in ok
+                self.camera.delivered.get(sequence, "no picture") not in ("good", BAD) for sequence in ever_ok
             ),
-            "escapes": sum(self.camera.scene(sequence) == BAD for sequence in ok),
+            "escapes": sum(self.camera.scene(sequence) == BAD for sequence in ever_ok),
             "kinds_of_faults_that_never_struck": sum(
                 asked > 0 and not struck
                 for asked, struck in (
@@ -287,7 +315,7 @@ class Campaign:
                     (self.options.swaps, self.swapper.swaps),
                 )
             ),
-            "passed_without_ok": len({part.sequence for part in self.decided if part.passed} - set(ok)),
+            "passed_without_ok": len(passed - ever_ok),
         }
         reasons = Counter(reason for _, _, kind, reason in answers if kind == "UNKNOWN")
         scenes = Counter(self.camera.scene(sequence) for sequence in parts)
@@ -298,11 +326,23 @@ class Campaign:
             "overkill": sum(a[2] == "NG" and self.camera.scene(a[0]) != BAD for a in answers),
             "capacity_per_s": round(self.capacity_per_s, 1), "offered_per_s": round(self.offered_per_s, 1),
             "unplugs": self.camera.losses, "hangs": self.camera.hangs, "swaps": self.swapper.swaps,
-            "late_answers": len(late), "answer_ms": {**self.program.latency.summary(50, 99, 99.9),
-                                                    "max": self.program.latency.max_ms},
+            "late_answers": len(late), "taken_back": len(taken_back),
+            "passed_then_taken_back": len(passed & taken_back),
+            "answer_ms": {**self.program.latency.summary(50, 99, 99.9), "max": self.program.latency.max_ms},
             "of_the_daemon": self.of_the_daemon, "failed": failed, "failures": sum(failed.values()),
             "bound": 3 / total,
         }  # fmt: skip
+
+
+def _taken_back(written: Sequence[tuple[int, int, str, str]]) -> set[int]:
+    """Numbers whose OK or NG was followed by UNKNOWN `deadline`."""
+    before: dict[int, str] = {}
+    found = set()
+    for sequence, _, kind, reason in written:
+        if before.get(sequence) in ("OK", "NG") and (kind, reason) == ("UNKNOWN", "deadline"):
+            found.add(sequence)
+        before[sequence] = kind
+    return found
 
 
 def slowed(inference_ms: float) -> None:
