@@ -111,3 +111,11 @@ def test_line_row_holds_the_way_from_trigger_to_register(package: Path, capsys: 
         spread = result[name]
         assert 0 < spread["p50"] <= spread["p99"] <= spread["p999"] <= spread["max"]
     assert workers_left() == []
+
+
+def test_percentiles_of_a_line_that_leave_out_too_many_parts_are_refused() -> None:
+    from edge_inspect.cli.bench_plc import check_enough_judged
+
+    check_enough_judged({"triggers": 600, "judged": 540, "unknown": {"deadline": 60}})
+    with pytest.raises(Refusal, match=r"only 539 of 600 parts were judged \(deadline 40, overrun 21\)"):
+        check_enough_judged({"triggers": 600, "judged": 539, "unknown": {"overrun": 21, "deadline": 40}})

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from edge_inspect.cli.bench_engine import Peers, Settings, bench_engine, bench_memory, save_pictures
 from edge_inspect.cli.bench_line import bench_latency, bench_start
-from edge_inspect.cli.bench_plc import bench_line
+from edge_inspect.cli.bench_plc import bench_line, check_enough_judged
 from edge_inspect.cli.log import configure_log
 from edge_inspect.cli.options import AsJson, ModelDir, ThreadCount, check_provider
 from edge_inspect.cli.output import emit
@@ -105,6 +105,8 @@ def bench(
         result["start"] = bench_start(package, line_provider, rounds, console)
     if as_json:
         emit(result)
+    if "line" in result:
+        check_enough_judged(result["line"])
 
 
 def machine() -> dict[str, Any]:

@@ -3,6 +3,8 @@
 The PLC simulator runs in a process of its own and is polled over Modbus TCP on loopback; both take times from
 CLOCK_MONOTONIC. The simulated camera exposes when the trigger arrives, as one does that hangs on the same light
 barrier, so that no waiting for the next frame is in the numbers. Its pictures are drawn beforehand.
+
+Percentiles are of parts that were judged; how many of how many stands beside them, and too few are no measurement.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ WARM_UP = 30
 START_S = 120.0
 PICTURES = 8
 WORST = 10
+LEAST_JUDGED = 0.9
+"""Of the triggers; with fewer, the slow ones are missing from the percentiles."""
 RECIPE = """name = "bench-line"
 version = "1"
 [classes."*"]
@@ -172,6 +176,7 @@ def _play(appliance: Appliance, port: int, triggers: int, folder: Path) -> list[
     log = folder / "parts.jsonl"
     command = [sys.executable, "-m", "edge_inspect", "sim", "plc", "--listen", f"127.0.0.1:{port}", "--ring", "16"]
     command += ["--parts", str(triggers), "--every-ms", "97", "--deadline-ms", "2000", "--gate-ms", "2100"]
+    command += ["--wait-s", str(START_S)]
     stop = threading.Event()
     with subprocess.Popen(
         [*command, "--log", str(log), "--json"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -220,9 +225,20 @@ def _result(
     }  # fmt: skip
     whole, own = result["trigger_to_written_ms"], result["minus_inference_ms"]
     console.print(f"trigger -> answer in the PLC: p50 {whole['p50']} ms, p99 {whole['p99']}, p99.9 {whole['p999']}, "
-                  f"max {whole['max']} ({len(rows)} parts on {provider}); "
+                  f"max {whole['max']} ({len(rows)} of {len(parts)} parts judged, on {provider}); "
                   f"minus inference: {own['p50']}, {own['p99']}, {own['p999']}, {own['max']}")  # fmt: skip
     return result
+
+
+def check_enough_judged(result: dict[str, Any]) -> None:
+    """Raises Refusal where the percentiles speak for too few of the parts."""
+    judged, triggers = result["judged"], result["triggers"]
+    if judged < LEAST_JUDGED * triggers:
+        why = ", ".join(f"{reason} {number}" for reason, number in sorted(result["unknown"].items())) or "no answer"
+        raise Refusal(
+            f"only {judged} of {triggers} parts were judged ({why}); at least {LEAST_JUDGED:.0%} must be, or the "
+            "percentiles leave out the slowest"
+        )
 
 
 def _stages(part: dict[str, Any], step: Step) -> dict[str, float]:
