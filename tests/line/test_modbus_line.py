@@ -154,3 +154,14 @@ def test_sim_plc_without_a_port_says_what_it_wants() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 64
     assert "HOST:PORT" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("side", ["--listen", "--connect"])
+def test_sim_plc_without_a_daemon_says_so_and_ends(side: str) -> None:
+    command = [sys.executable, "-m", "edge_inspect", "sim", "plc", side, f"127.0.0.1:{free_port()}"]
+    done = subprocess.run(
+        [*command, "--parts", "2", "--wait-s", "0.3"], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 1
+    assert "no daemon's heartbeat within 0.3 s" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert "waiting for a daemon" in done.stdout, "nobody sits before a screen that says nothing"

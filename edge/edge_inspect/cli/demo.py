@@ -112,9 +112,9 @@ def demo(
         with listening(config, lambda report: line.arrived(report, console, quiet=as_json)):
             with Live(console=console, refresh_per_second=4, get_renderable=line.table, transient=True):
                 appliance.run(stop)
-                line.wait_for_arrivals(stop)
                 if line_plc:
                     line_plc.wait_for_the_gate()
+                line.wait_for_arrivals(stop)
     result = line.result()
     console.print(line.table())
     console.print(line.words(result))

@@ -76,6 +76,8 @@ class PlcLine:
             self.scores["overkill"] += part.why == "ng" and not bad
 
         self.scores: Counter[str] = Counter()
+        self.ended = False
+        """The appliance has come to its end, and its heartbeat with it."""
         self.program = PlcProgram(deadline_ms=PLC_DEADLINE_MS, gate_ms=GATE_MS, decided=decided)
         self.camera = BarrierCamera(self.program.arrives, **camera)
         self._plc = PlcAsServer(self.program)
@@ -94,7 +96,8 @@ class PlcLine:
         return config.model_copy(update={"camera": (camera,), "line": (LineConfig(modbus_client=client),)})
 
     def wait_for_the_gate(self) -> None:
-        """Until the last plates have passed the gate."""
+        """The appliance has ended: until the last plates have passed the gate."""
+        self.ended = True
         until = time.monotonic() + LAST_PARTS_S
         while not self.program.idle and time.monotonic() < until:
             time.sleep(0.01)
@@ -110,4 +113,4 @@ class PlcLine:
         }  # fmt: skip
 
     def table(self) -> Table:
-        return plc_table(self.program, "edge-inspect demo: simulated line and PLC")
+        return plc_table(self.program, "edge-inspect demo: simulated line and PLC", ended=self.ended)

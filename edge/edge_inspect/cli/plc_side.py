@@ -55,13 +55,13 @@ def plc_numbers(program: PlcProgram) -> dict[str, Any]:
     return {**asdict(program.counts), "answer_ms": latency}
 
 
-def plc_table(program: PlcProgram, title: str) -> Table:
-    """Triggers, answers, and what the gate did with them."""
+def plc_table(program: PlcProgram, title: str, *, ended: bool = False) -> Table:
+    """Triggers, answers, and what the gate did with them. ended: the other side has, as it should: no heartbeat."""
     counts = program.counts
     times = (program.latency.percentile_ms(50), program.latency.percentile_ms(99), program.latency.max_ms)
     told = " / ".join("-" if ms is None else f"{ms:.1f}" for ms in times)
-    alive = "[green]alive" if program.alive else "[red]silent"
-    table = Table(title=title, caption=f"heartbeat {alive}[/], trigger to answer p50 / p99 / max: {told} ms")
+    alive = "" if ended else f"heartbeat {'[green]alive' if program.alive else '[red]silent'}[/], "
+    table = Table(title=title, caption=f"{alive}trigger to answer p50 / p99 / max: {told} ms")
     for heading in ("triggers", "answers", "OK", "NG", "UNKNOWN", "missed", "passed", "rejected"):
         table.add_column(heading, justify="right")
     table.add_row(

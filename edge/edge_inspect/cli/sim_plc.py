@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edge_inspect.line.plc_program import PlcPart, PlcProgram
 
 CONNECT_S = 60.0
-"""How long the daemon may take to become Ready before parts come all the same."""
+"""How long the daemon may take to become Ready."""
 
 
 def plc(
@@ -41,6 +41,9 @@ def plc(
     scan_ms: Annotated[float, typer.Option(metavar="MS", min=1, help="The PLC's scan cycle.")] = 5.0,
     ring: Annotated[int, typer.Option(metavar="N", min=0, max=16, help="0: the plain handshake.")] = 0,
     unit: Annotated[int, typer.Option(metavar="N", min=0, max=255, help="Modbus unit.")] = 1,
+    wait_s: Annotated[
+        float, typer.Option("--wait-s", metavar="S", min=0, help="Wait so long for the daemon to be Ready.")
+    ] = CONNECT_S,
     log: Annotated[
         Path | None, typer.Option("--log", metavar="FILE", help="Write a line of JSON for each part at the gate.")
     ] = None,
@@ -73,6 +76,8 @@ def plc(
     console = Console(stderr=as_json, highlight=False)
     title = f"PLC simulator, {'client of' if connect else 'server at'} {host}:{port}"
     with parts_log, stop_on_signals() as stop, plc_running(side.run):
+        console.print(f"waiting for a daemon that is Ready, at most {wait_s:g} s; Ctrl-C ends")
+        _wait_for_daemon(program, wait_s, stop, title)
         with Live(console=console, refresh_per_second=4, get_renderable=lambda: plc_table(program, title)):
             _play(program, parts, every_ms / 1000, stop)
     if as_json:
@@ -102,11 +107,17 @@ class PartsLog:
             self._file.close()
 
 
-def _play(program: PlcProgram, parts: int | None, every_s: float, stop: threading.Event) -> None:
-    """Parts come once the other side is Ready, until there were enough and all have passed the gate."""
-    until = time.monotonic() + CONNECT_S
+def _wait_for_daemon(program: PlcProgram, wait_s: float, stop: threading.Event, title: str) -> None:
+    """Until it is Ready; one that lives and does not get Ready is triggered all the same. Raises Refusal: nobody."""
+    until = time.monotonic() + wait_s
     while not program.ready and time.monotonic() < until and not stop.wait(0.05):
         pass
+    if not program.alive and not stop.is_set():
+        raise Refusal(f"{title}: no daemon's heartbeat within {wait_s:g} s; is one there, and is the address right?")
+
+
+def _play(program: PlcProgram, parts: int | None, every_s: float, stop: threading.Event) -> None:
+    """Parts come until there were enough and all have passed the gate."""
     sent, next_s = 0, time.monotonic()
     while not stop.is_set() and (parts is None or sent < parts):
         program.arrives()
