@@ -63,10 +63,10 @@ class FetchLimits:
 
 
 class HttpStatus(SourceGone):
-    """The server answered with a status that is none of the file."""
+    """The server answered with a status that is none of the file; a folder, that there is no such file."""
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(f"http-{status}", message)
+    def __init__(self, status: int, message: str, code: str = "") -> None:
+        super().__init__(code or f"http-{status}", message)
         self.status = status
 
 
@@ -334,6 +334,6 @@ def _as_unreadable(path: Path) -> Iterator[None]:
         said = "was stopped" if str(err) == "stopped" else "took longer than it may"
         raise SourceGone(str(err), f"{path}: {said}") from err
     except FileNotFoundError as err:
-        raise HttpStatus(404, f"{path}: no such file") from err
+        raise HttpStatus(404, f"{path}: no such file", "file-missing") from err
     except (OSError, ValueError) as err:
         raise SourceGone("unreadable", f"{path}: {err}") from err

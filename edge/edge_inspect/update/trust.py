@@ -27,6 +27,7 @@ from typing import BinaryIO
 
 from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import Metadata, Root, TargetFile, Timestamp
+from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater
 
 from edge_inspect.errors import SourceGone, StorageFailing, Untrusted
@@ -86,7 +87,7 @@ class Trust:
         if self._fresh:  # an Updater refreshes once in its life
             self._updater = self._begin()
         self._fresh = True
-        with _ours(self._metadata_url):
+        with _ours(self._metadata_url, self._fetcher):
             self._updater.refresh()
         self._note_time()
 
@@ -94,7 +95,7 @@ class Trust:
         """Length and digests of a target. Raises Untrusted (`target-unknown`, ...), SourceGone, StorageFailing."""
         if not self._fresh:
             self.refresh()
-        with _ours(self._metadata_url):
+        with _ours(self._metadata_url, self._fetcher):
             found = self._updater.get_targetinfo(name)
         if found is None:
             raise Untrusted("target-unknown", f"{self._metadata_url}: nobody signed a target {name[:200]!r}")
@@ -198,10 +199,12 @@ class _Fetcher(FetcherInterface):
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self.asked = ""
+        """The last url."""
 
     def download_bytes(self, url: str, max_length: int) -> bytes:
         """At most one byte more than `max_length` is ever held; the connection is closed before this returns."""
-        content = b""
+        self.asked, content = url, b""
         with contextlib.closing(self._fetch(url)) as chunks:
             for chunk in chunks:
                 content += chunk[: max_length + 1 - len(content)]
@@ -253,12 +256,17 @@ def key_of(info: TargetFile) -> str:
 
 
 @contextlib.contextmanager
-def _ours(where: str) -> Iterator[None]:
+def _ours(where: str, fetcher: FetcherInterface | None = None) -> Iterator[None]:
     """What tuf raises becomes Untrusted, SourceGone or StorageFailing."""
     try:
         yield
     except tuf_errors.DownloadHTTPError as err:
+        if isinstance(cause := err.__cause__, HttpStatus):  # says where, too
+            raise SourceGone(cause.code, str(cause).removesuffix(f" [{cause.code}]")) from err
         raise SourceGone(f"http-{err.status_code}", f"{where}: {err}") from err
+    except DeserializationError as err:
+        asked = getattr(fetcher, "asked", "") or where
+        raise Untrusted("metadata-broken", f"{asked}: {' '.join(str(err).split())[:300]}") from err
     except (tuf_errors.RepositoryError, tuf_errors.DownloadLengthMismatchError) as err:
         code = next((code for kind, code in _CODES.items() if isinstance(err, kind)), "metadata-broken")
         raise Untrusted(code, f"{where}: {' '.join(str(err).split())[:300]}") from err
