@@ -124,6 +124,10 @@ class Updates:
         """For the device's state."""
         return self._updater.block() if self._updater else None
 
+    def counts(self) -> dict[str, float | str] | None:
+        """Of the shadow or the trial that is under way, for people."""
+        return self._updater.counts() if self._updater else None
+
     def alarms(self) -> list[wire.Degraded]:
         found = self._updater.alarms() if self._updater else []
         if self._table.fetch == "service" and (fetching := trouble(self._settings.models_dir)) is not None:

@@ -32,7 +32,7 @@ from edge_inspect.update.state import Candidate, Shadowed, State
 from edge_inspect.update.store import Store
 from edge_inspect.update.trial import TrialReport, TrialVerdict, trial_verdict
 from edge_inspect.update.wishes import PATIENCE_S, Source, Wishes, shown
-from edge_wire.release import Rollout, ShadowLimits
+from edge_wire.release import Rollout, ShadowLimits, TrialLimits
 
 log = structlog.get_logger()
 
@@ -184,6 +184,7 @@ class Acts:
             verdict = shadow_verdict(report, limits)
             shadowed = Shadowed.of(report, limits if verdict == "pass" else None)
             self._pulse.progress = _share_of_shadow(report, limits)
+            self._pulse.counts = _shadow_counts(report, limits)
             if verdict == "pass":
                 return Result(Outcome.DONE, shadowed=shadowed)
             if verdict != "go-on":
@@ -215,6 +216,7 @@ class Acts:
             report = self._live.trial_report()
             verdict = judge(report)
             self._pulse.progress = min(1.0, report.parts / limits.parts, report.seconds / max(1, limits.least_s))
+            self._pulse.counts = _trial_counts(report, limits)
             if verdict == "keep":
                 return Result(Outcome.DONE)
             if verdict != "go-on":
@@ -319,6 +321,28 @@ def _candidate(state: State) -> Candidate:
 def _share_of_shadow(report: ShadowReport, limits: ShadowLimits) -> float:
     rejected = report.active_ng / limits.least_rejected if limits.least_rejected else 1.0
     return min(1.0, report.parts / limits.parts, max(rejected, report.seconds / limits.most_s))
+
+
+def _shadow_counts(report: ShadowReport, limits: ShadowLimits) -> dict[str, float | str]:
+    """As `edge-inspect model watch` shows them."""
+    return {
+        "stage": Stage.SHADOW.value, "parts": report.parts, "parts_wanted": limits.parts,
+        "seconds": round(report.seconds, 1), "least_rejected": limits.least_rejected, **_disagreement(report),
+    }  # fmt: skip
+
+
+def _trial_counts(report: TrialReport, limits: TrialLimits) -> dict[str, float | str]:
+    return {
+        "stage": Stage.TRIAL.value, "parts": report.parts, "parts_wanted": limits.parts,
+        "seconds": round(report.seconds, 1), "least_s": limits.least_s, "ng": report.ng,
+        "compared": report.beside.parts, **_disagreement(report.beside),
+    }  # fmt: skip
+
+
+def _disagreement(beside: ShadowReport) -> dict[str, float | str]:
+    return {
+        "active_ok": beside.active_ok, "new_ng": beside.new_ng, "active_ng": beside.active_ng, "new_ok": beside.new_ok,
+    }  # fmt: skip
 
 
 def _numbers(shadowed: Shadowed) -> str:

@@ -118,6 +118,8 @@ class Pulse:
         self.beat_ns: int | None = time.monotonic_ns()
         self.progress: float | None = None
         """Of what is being done, 0 to 1; None where nobody can tell."""
+        self.counts: dict[str, float | str] | None = None
+        """Of the last shadow or trial, for people who watch it."""
         self.stop = threading.Event()
 
     def allow(self, seconds: float) -> None:

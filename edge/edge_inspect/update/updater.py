@@ -109,6 +109,12 @@ class Updater:
             self._shown = (stage, shown, time.monotonic())
         return shown
 
+    def counts(self) -> dict[str, float | str] | None:
+        """Of the shadow or the trial that is under way."""
+        counts = self.pulse.counts
+        under_way = counts is not None and counts["stage"] == self._store.state.stage.value
+        return counts if under_way and self.pulse.progress is not None else None
+
     def alarms(self) -> list[tuple[str, str]]:
         """(code, detail) of what works worse than it should."""
         found = [("model-update", self._trouble[1])] if self._trouble else []
