@@ -296,6 +296,7 @@ class Appliance:
             evidence=self.evidence.vitals() if self.evidence else None,
             link=LinkPulse(courier.connected, str(courier.failure or ""), courier.vitals()) if courier else None,
             update=self.updates.block() if self.updates else None,
+            update_counts=self.updates.counts() if self.updates else None,
             alarms=self.state().degraded,
             threads={heart.name: heart.age_s(now_ns) for heart in self._hearts()},
             log_lines_lost=sum(printer.lost for printer in self._printers),
