@@ -48,6 +48,14 @@ class Durations:
         self.total_ns += other.total_ns
         self.max_ns = max(self.max_ns, other.max_ns)
 
+    def since(self, before: Durations) -> Durations:
+        """What was counted after `before`, also while another thread adds; `max_ns` is that of all."""
+        passed = Durations()
+        passed._counts = array("Q", (now - then for now, then in zip(self._counts[:], before._counts, strict=True)))
+        passed.count = sum(passed._counts)
+        passed.total_ns, passed.max_ns = self.total_ns - before.total_ns, self.max_ns
+        return passed
+
     def at_most(self, seconds: Sequence[float]) -> list[int]:
         """How many took at most so long, for each of the ascending `seconds`, and at the end how many there were.
 
