@@ -96,7 +96,7 @@ class Appliance:
     deliver: False keeps everything in the process: no outbox, no broker (replays).
     told_paths: where what a kill must not take along may lie, the best place first; without, in `state_dir`.
     first_open_s: give up if a camera cannot be opened for so long at the start; None tries for ever.
-    printers: who prints what is logged and told; given a moment before a thread that hangs ends everything.
+    printers: who prints what is logged (the first) and told; the log is given a moment before a hang ends everything.
     """
 
     def __init__(
@@ -342,7 +342,7 @@ class Appliance:
     def _watch(self, stop: threading.Event, inspect: Thread) -> None:
         """The main thread's work: say READY once, feed the watchdog, notice the end."""
         hearts = self._hearts()
-        patience = Patience(hearts, end=partial(end_process, printers=self._printers))
+        patience = Patience(hearts, end=partial(end_process, printer=next(iter(self._printers), None)))
         watchdog = Watchdog(hearts, self._notifier, awake_since_ns=patience.awake_since_ns)
         said_ready, next_look = False, 0.0
         while inspect.is_alive() and not stop.is_set() and not self._end.is_set():

@@ -135,13 +135,6 @@ class Printer:
             self.lost += 1
 
 
-def flush_all(printers: Iterable[Printer], within_s: float) -> None:
-    """For at most so long in all."""
-    until_s = time.monotonic() + within_s
-    for printer in printers:
-        printer.flush(max(LOOK_S, until_s - time.monotonic()))
-
-
 def close_all(printers: Iterable[Printer], within_s: float = FLUSH_S) -> bool:
     """Whether every one of them is read."""
     until_s = time.monotonic() + within_s

@@ -3,7 +3,7 @@
     python -m tests.campaign.hanging_daemon STATE_DIR MODEL_DIR RECIPE MQTT_URL
 
 SIGRTMIN+n: the n-th of HANGS never returns from its next call. The outbox hangs through its disk, with
-tests/sim/stall_shim.c. Each verdict is one line on stdout.
+tests/sim/stall_shim.c. Each verdict is one line on stdout; the log is printed aside, as the daemon's is.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from typing import Any
 
 from edge_inspect import station
 from edge_inspect.capture.protocol import Pixels, Read, Stamp
-from edge_inspect.cli.log import configure_log
+from edge_inspect.cli.log import log_aside
 from edge_inspect.cli.run import stop_on_signals
 from edge_inspect.config import config_from_options
+from edge_inspect.config_line import LineConfig, SocketConfig
 from edge_inspect.daemon import Appliance
 from edge_inspect.delivery.link import Link
 from edge_inspect.health.notify import Notifier
 from edge_inspect.inference.engine import Engine
+from edge_inspect.line.socket import SocketLine
 from edge_inspect.pipeline import Judged, Lane
 from tests.line.drawn import DrawnCamera
 
-HANGS = ("grab-camera", "inspect", "courier", "vitals")
+HANGS = ("grab-camera", "inspect", "courier", "vitals", "line-line-socket")
 FRAME_S = 0.1
 NEVER = threading.Event()
 hanging = {name: threading.Event() for name in HANGS}
@@ -74,23 +76,24 @@ def tell(lane: Lane, judged: Judged) -> None:
 
 
 def main(state_dir: str, model_dir: str, recipe: str, mqtt: str) -> None:
-    configure_log(form="json")
     for number, name in enumerate(HANGS):
         signal.signal(signal.SIGRTMIN + number, lambda _number, _frame, name=name: hanging[name].set())
     station.Engine = HangingEngine  # type: ignore[misc]
     Link.step = after("courier", Link.step)  # type: ignore[method-assign]
+    SocketLine._serve = after("line-line-socket", SocketLine._serve)  # type: ignore[method-assign]
     config = config_from_options(
         camera="sim", state=Path(state_dir), model=model_dir, recipe=Path(recipe), mqtt=mqtt, provider="cpu", threads=1
     )
     device = config.device.model_copy(update={"device": Path(state_dir).parent.name})  # or they throw each other out
-    appliance = HangingAppliance(
-        config.model_copy(update={"device": device}),
-        cameras={"camera": HangingCamera(["good"], live=True)},
-        tell=tell,
-        notifier=Notifier.from_environment(os.environ),
-    )
-    with stop_on_signals() as stop:
-        appliance.run(stop)
+    line = LineConfig(socket=SocketConfig(path=Path(state_dir).parent / "line.sock"))
+    with log_aside("info", "json") as printer, stop_on_signals() as stop:
+        HangingAppliance(
+            config.model_copy(update={"device": device, "line": (line,)}),
+            cameras={"camera": HangingCamera(["good"], live=True)},
+            tell=tell,
+            notifier=Notifier.from_environment(os.environ),
+            printers=(printer,),
+        ).run(stop)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
 
 A hang counts as passed when the process has ended by itself within SEEN_S, its log names the thread and shows its
 stack at the very call, and a new process gave its first verdict within BACK_S. The clock is this program's; it starts
-when the fault is injected. A calm case (disk stalled for 5 s, clock set by ten years there and back, SIGSTOP) counts as
-passed when the process lives, the watchdog was fed in time, and verdicts go on.
+when the fault is injected. In the cases UNREAD the process's stderr is a full pipe that nobody reads: there is no log
+to look at, but the end must come as soon. A calm case (disk stalled for 5 s, clock set by ten years there and back,
+SIGSTOP) counts as passed when the process lives, the watchdog was fed in time, and verdicts go on.
 
 With SIGSTOP the process cannot feed a watchdog, and a real systemd with WatchdogSec=10 rightly ends it after 10 s; what
 is tested is that *we* do not end it when it goes on. A suspended machine stops systemd's clock as well.
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.campaign.hanging_daemon import HANGS
+from tests.full_pipe import Pipe, full_pipe
 from tests.line.conftest import RECIPE
 from tests.mosquitto import KEEPS_EVERYTHING, Mosquitto
 from tests.sim.preload import built
@@ -43,7 +45,9 @@ SEEN_S, BACK_S = 15.0, 10.0
 WATCHDOG_S = 10.0
 TEN_YEARS_S = 10 * 365 * 86_400
 START_S = 120.0
-THREADS = ("grab-camera", "inspect", "courier", "outbox", "vitals")
+THREADS = ("grab-camera", "inspect", "courier", "outbox", "vitals", "line-line-socket")
+UNREAD = ("inspect", "outbox")
+"""Hang once more, and nobody reads the log: a thread with the shortest patience and one with the longest."""
 WHERE = {"outbox": "put_many"}
 """What the stack must show; else the injected call itself."""
 
@@ -60,9 +64,10 @@ class Limits:
 class Supervisor:
     """systemd, as far as one service sees it: NOTIFY_SOCKET, the watchdog's clock, the process, its stderr."""
 
-    def __init__(self, folder: Path, words: list[str], environ: dict[str, str]) -> None:
+    def __init__(self, folder: Path, words: list[str], environ: dict[str, str], unread: Pipe | None) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
+        self.unread = unread
         self._words, self._environ = words, environ
         self._notifications = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notifications.bind(str(folder / "notify"))
@@ -89,7 +94,7 @@ class Supervisor:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-X", "faulthandler", "-m", "tests.campaign.hanging_daemon", *self._words],
-                env=environ, cwd=ROOT, stdout=subprocess.PIPE, stderr=log,
+                env=environ, cwd=ROOT, stdout=subprocess.PIPE, stderr=self.unread.write_end if self.unread else log,
             )  # fmt: skip
         self._readers.append(threading.Thread(target=self._read, args=(self.process, self._verdicts)))
         self._readers[-1].start()
@@ -152,12 +157,12 @@ class Campaign:
         self._number = 0
         self._lock = threading.Lock()
 
-    def supervisor(self, **environ: str) -> Supervisor:
+    def supervisor(self, unread: Pipe | None = None, **environ: str) -> Supervisor:
         with self._lock:
             self._number += 1
             folder = self._folder / f"case-{self._number}"
         words = [str(folder / "state"), str(self._model), str(self._folder / "spots.toml"), self.broker.url]
-        return Supervisor(folder, words, {"STALL_FILE": str(folder / "stall"), **environ})
+        return Supervisor(folder, words, {"STALL_FILE": str(folder / "stall"), **environ}, unread)
 
     def check(self, fine: bool, what: str, log: Path) -> None:
         if not fine:
@@ -167,9 +172,14 @@ class Campaign:
 
     # Hangs
 
-    def hang(self, thread: str, times: int) -> list[dict[str, float]]:
+    def hang_unread(self, thread: str, times: int) -> list[dict[str, float]]:
+        """As `hang`, with a log that nobody reads."""
+        with full_pipe() as pipe:
+            return self.hang(thread, times, pipe)
+
+    def hang(self, thread: str, times: int, unread: Pipe | None = None) -> list[dict[str, float]]:
         """Let `thread` hang, see the process end and the next one begin, `times` times on one state directory."""
-        played = self.supervisor(LD_PRELOAD=str(built("stall_shim.c")))
+        played = self.supervisor(unread=unread, LD_PRELOAD=str(built("stall_shim.c")))
         stall, figures = played.folder / "stall", []
         try:
             played.start()
@@ -198,7 +208,8 @@ class Campaign:
         stall.unlink(missing_ok=True)
         self.check(code == 1, f"{thread}: ended with {code}", played.log)
         self.check(seen_s <= self.limits.seen_s, f"{thread}: seen after {seen_s:.1f} s", played.log)
-        self.check(names(played.log.read_text(), thread), f"{thread}: not named with its stack", played.log)
+        if played.unread is None:
+            self.check(names(played.log.read_text(), thread), f"{thread}: not named with its stack", played.log)
         if code is None:
             played.process.kill()
             played.process.wait()
@@ -210,7 +221,7 @@ class Campaign:
 
     def calm(self, case: str, times: int, body: Callable[[Supervisor, int], None], **environ: str) -> dict[str, float]:
         """Run `body` `times` times on one process; it must live, be fed in time and go on judging."""
-        played = self.supervisor(**environ)
+        played = self.supervisor(None, **environ)
         try:
             played.start()
             played.wait_for_verdict()
@@ -273,6 +284,10 @@ class Campaign:
         self.check(longest <= self.limits.fed_s, f"{case}: not fed for {longest:.1f} s", played.log)
 
 
+def unread(thread: str) -> str:
+    return f"{thread}, log unread"
+
+
 def names(log: str, thread: str) -> bool:
     """The log says which thread hangs, and its stack shows where."""
     lines = [json.loads(line) for line in log.splitlines() if '"thread.hangs"' in line]
@@ -293,12 +308,13 @@ def run(each: int, calm: int, stop_s: float, hold_s: float, limits: Limits, side
                 f"sigstop_{stop_s:g}_s": pool.submit(campaign.stops, calm, stop_s),
             }
             hangs = {thread: pool.submit(campaign.hang, thread, each) for thread in THREADS}
+            hangs |= {unread(thread): pool.submit(campaign.hang_unread, thread, each) for thread in UNREAD}
             figures = {thread: future.result() for thread, future in hangs.items()}
             kept = {case: future.result() for case, future in quiet.items()}
     finally:
         campaign.broker.kill()
         shutil.rmtree(folder, ignore_errors=True)
-    n = each * len(THREADS)
+    n = each * len(hangs)
     return {
         "campaign": "hangs", "n": n, "failures": campaign.failures, "bound": 3 / n if not campaign.failures else None,
         "hangs": {thread: worst(found) for thread, found in figures.items()}, "calm": kept,

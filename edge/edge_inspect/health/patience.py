@@ -4,8 +4,7 @@
    stack, exit code 1. systemd (or whatever supervises us) starts it anew.
 2. All of it on the monotonic clock, and only while this process was awake: after SIGSTOP, or a machine that was
    suspended, everybody gets their patience anew.
-3. The end comes even when nobody reads the log: END_ANYWAY_S after the decision, written or not. What was logged before
-   is given FLUSH_S of it.
+3. The end comes even when nobody reads the log: END_ANYWAY_S after the decision, written or not.
 
     patience = Patience(hearts)
     while not stop.is_set():
@@ -19,13 +18,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import structlog
 
 from edge_inspect.health.notify import Heart
-from edge_inspect.printing import FLUSH_S, Printer, flush_all
+from edge_inspect.printing import Printer
 
 log = structlog.get_logger()
 
@@ -66,10 +65,10 @@ class Patience:
             self._end(sorted(still, key=lambda heart: -ages[heart.name]))
 
 
-def end_process(still: Sequence[Heart], printers: Iterable[Printer] = ()) -> NoReturn:
+def end_process(still: Sequence[Heart], printer: Printer | None = None) -> NoReturn:
     """Say which threads hang, write every stack, end at once. Nothing here waits for a lock that a thread may hold.
 
-    printers: have what was logged before, and this.
+    printer: has what was logged before, and prints this as well.
     """
     threading.Thread(target=_end_anyway, daemon=True).start()
     # The stacks are faulthandler's: it reads no source file from a disk that may be what hangs. It knows numbers only.
@@ -78,10 +77,22 @@ def end_process(still: Sequence[Heart], printers: Iterable[Printer] = ()) -> NoR
         "thread.hangs", thread=still[0].name, for_s=still[0].patience_s,
         others=[heart.name for heart in still[1:]], stacks=stacks, then="the process ends",
     )  # fmt: skip
-    flush_all(printers, FLUSH_S)
-    faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-    sys.stderr.flush()
+    stacks_of_all = _dump()
+    if printer is None:
+        sys.stderr.write(stacks_of_all)
+        sys.stderr.flush()
+    else:
+        printer.hand_over(lambda: stacks_of_all)
+        printer.flush(END_ANYWAY_S)
     os._exit(1)
+
+
+def _dump() -> str:
+    """Every thread's stack. By way of memory: faulthandler lets nobody run while it writes, `_end_anyway` neither."""
+    with os.fdopen(os.memfd_create("stacks"), "w+b") as memory:
+        faulthandler.dump_traceback(file=memory, all_threads=True)
+        memory.seek(0)
+        return memory.read().decode(errors="replace")
 
 
 def _end_anyway() -> None:

@@ -115,7 +115,7 @@ configure_log(form="json")
 def stuck_in_a_driver(): threading.Event().wait()
 threading.Thread(target=stuck_in_a_driver, name="grab-left", daemon=True).start()
 if sys.argv[1] == "full":
-    os.write(2, bytes(65_400))  # of the pipe's 65,536
+    os.write(2, bytes(int(sys.argv[2])))
 patience = Patience([Heart("grab-left", lambda: 0)], clock_ns=iter(range(0, 20 * 10**9, 10**9)).__next__)
 for second in range(12):
     patience.look()
@@ -126,5 +126,7 @@ for second in range(12):
     assert done.returncode == 1
     assert '"thread": "grab-left"' in done.stderr
     assert "in stuck_in_a_driver" in done.stderr
-    with subprocess.Popen([sys.executable, "-c", program, "full"], stderr=subprocess.PIPE) as unread:
-        assert unread.wait(timeout=60) == 1
+    for written_bytes in (65_400, 65_536 - 1024):  # the line has no room in the pipe's 65,536; the stacks have none
+        command = [sys.executable, "-c", program, "full", str(written_bytes)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as unread:
+            assert unread.wait(timeout=60) == 1
