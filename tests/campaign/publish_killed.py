@@ -1,4 +1,4 @@
-"""SIGKILL at every file system call of publishing: a release, a revocation, a rotation of each role.
+"""SIGKILL at every file system call of publishing: a release, a revocation, a rotation of each role, old packages out.
 
     python -m tests.campaign.publish_killed                # every point
     python -m tests.campaign.publish_killed --every 25     # a sample
@@ -23,7 +23,9 @@ from tuf.api.exceptions import DownloadError, RepositoryError
 
 from cloud_inspect.errors import BadRelease
 from cloud_inspect.release.keys import make_key, open_signers
+from cloud_inspect.release.prune import leftovers, sweep
 from cloud_inspect.release.publish import publish
+from cloud_inspect.release.repository import load
 from cloud_inspect.release.roles import Exchange, rotate
 from cloud_inspect.release.rollouts import make_wish, released
 from cloud_inspect.release.staging import Staging
@@ -55,6 +57,11 @@ def rotation(role: str, *signers: str) -> Callable[[Plant], None]:
     return stage
 
 
+def prune(plant: Plant) -> None:
+    """1.0.0 goes; its files after it."""
+    plant.change().retire(PRODUCT, ["tiny/1.0.0"], plant.signers(f"{ROLE}-1"))
+
+
 CHANGES = {
     "release": release,
     "revoke": revoke,
@@ -63,6 +70,7 @@ CHANGES = {
     "snapshot": rotation("snapshot", "root-1"),
     "timestamp": rotation("timestamp", "root-1"),
     "product": rotation(ROLE, "targets-1"),
+    "prune": prune,
 }
 
 
@@ -72,11 +80,15 @@ class Case:
     def __init__(self, folder: Path, name: str) -> None:
         self.plant = Plant(folder)
         self.plant.release("1.0.0")
+        self.prunes = name == "prune"
+        if self.prunes:
+            self.plant.release("1.1.0")
+        self.old = 2 if self.prunes else 1
         self.device = folder / "device"
         Reader(self.plant.root, "store://", self.device, StoreFetcher(self.plant.store)).rollout()
         CHANGES[name](self.plant)
         self.start = Path(self.plant.url)
-        self.new = 2 if name in ("release", "revoke") else 1
+        self.new = 2 if name in ("release", "revoke", "prune") else 1
 
     def run(self, *options: str) -> tuple[int, str, list[str]]:
         """Publish once under strace with `options`: exit status, trace, what is wrong afterwards."""
@@ -85,20 +97,24 @@ class Case:
             shutil.copytree(self.start, folder)
             store, staged = open_store(str(folder)), open_store(str(folder / "staged"))
             status, trace = zygote.traced(lambda: self._publish(store, staged), *options)
-            wrong = self._read(store, Path(place) / "after", {1, self.new})
-            if Staging(staged).roles():
-                try:
-                    self._publish(store, staged)
-                except BadRelease as err:
-                    wrong.append(f"cannot be repeated: {err}")
+            wrong = self._read(store, Path(place) / "after", {self.old, self.new})
+            try:
+                self._publish(store, staged)
+            except BadRelease as err:
+                wrong.append(f"cannot be repeated: {err}")
             wrong += self._read(store, Path(place) / "repeated", {self.new})
             wrong += verify(store, self.plant.root).troubles
+            if self.prunes and (left := leftovers(store, load(store), keep=0)):
+                wrong.append(f"files that nobody names are left: {left}")
             if Staging(staged).roles():
                 wrong.append("something is staged still")
             return status, trace, wrong
 
     def _publish(self, store: Store, staged: Store) -> None:
-        publish(store, staged, open_signers([str(self.plant.keys / "online")]), self.plant.now)
+        if Staging(staged).roles():
+            publish(store, staged, open_signers([str(self.plant.keys / "online")]), self.plant.now)
+        if self.prunes:
+            sweep(store, keep=0)
 
     def _read(self, store: Store, place: Path, allowed: set[int]) -> list[str]:
         shutil.copytree(self.device, place / "knows")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloud_inspect.cli import release_build, release_keys, release_reach
+from cloud_inspect.cli import release_build, release_keys, release_prune, release_reach
 from cloud_inspect.cli.output import AsJson, emit, finish, print_table
 from cloud_inspect.cli.release_options import (
     BreakLock,
@@ -27,7 +27,7 @@ from cloud_inspect.cli.release_options import (
     show_signed,
     signers_of,
     trusted_root,
-    warn_of_expiry,
+    warn_of_state,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def add(app: typer.Typer) -> None:
     ):
         family.command(name)(command)
     release_reach.add(family)
+    release_prune.add(family)
     app.add_typer(family, name="release")
 
 
@@ -166,7 +167,7 @@ def publish(
         done = publishing.publish(
             store, waiting, signers, utc_now(), trusted, old_keys_lost=old_keys_lost, progress=progress
         )
-    warnings = warn_of_expiry(load(store, trusted))
+    warnings = warn_of_state(load(store, trusted))
     if json_:
         return emit({"roles": done.roles, "files": done.files, "bytes": done.bytes, "warnings": warnings})
     versions = ", ".join(f"{role} {version}" for role, version in done.roles.items())
@@ -196,7 +197,8 @@ def revoke(
     signers = signers_of(key, passphrase_file)
     wish = make_wish("all", released_by or user(), reason=reason)
     instead = _find(change, product, to) if to else None
-    show_signed(change.revoke(product, _find(change, product, released), wish, signers, instead), json_)
+    model = _find(change, product, released, or_retired=True)
+    show_signed(change.revoke(product, model, wish, signers, instead), json_)
 
 
 def list_releases(url: Url, json_: AsJson = False) -> None:
@@ -218,7 +220,7 @@ def list_releases(url: Url, json_: AsJson = False) -> None:
                 rollout.model_dump(mode="json")
                 | {"revoked_now": rollout.model.digest in rollout.revoked, "expires": f"{expires:%Y-%m-%dT%H:%M:%SZ}"}
             )
-    warnings = warn_of_expiry(state)
+    warnings = warn_of_state(state)
     if json_:
         return emit({"products": list(state.products), "rollouts": rows, "warnings": warnings})
     print_table(_HEADS, map(_row, rows))
@@ -241,7 +243,7 @@ def verify(
     trusted = trusted_root(root, [])
     with bar("verify") as progress:
         found = verifying.verify(store, trusted, progress)
-    warnings = warn_of_expiry(load(store, trusted))
+    warnings = warn_of_state(load(store, trusted))
     if json_:
         emit(
             {
@@ -282,13 +284,13 @@ def _package(folder: Path) -> Package:
     return read_package(folder)
 
 
-def _find(change: Change, product: str, text: str) -> ReleasedModel:
+def _find(change: Change, product: str, text: str, *, or_retired: bool = False) -> ReleasedModel:
     from cloud_inspect.release.rollouts import released
 
     match = re.fullmatch(r"([^/]+)/([^/]+)", text)
     if match is None:
         raise typer.BadParameter(f"{text}: must be NAME/VERSION, e.g. metal-plate/1.1.0")
-    return released(product, change.state().product(product), match[1], match[2])
+    return released(product, change.state().product(product), match[1], match[2], or_retired=or_retired)
 
 
 def _row(row: dict[str, Any]) -> tuple[Any, ...]:

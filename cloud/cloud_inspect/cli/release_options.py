@@ -160,6 +160,7 @@ def show_signed(signed: Signed, as_json: bool) -> None:
         "signed_by": list(signed.signed_by),
         "missing": list(signed.missing),
         "rollouts": [rollout.model_dump(mode="json") for rollout in signed.rollouts],
+        "retired": list(signed.retired),
     }
     if as_json:
         emit(found)
@@ -170,6 +171,8 @@ def show_signed(signed: Signed, as_json: bool) -> None:
             f"{rollout.action}: {rollout.product}, channel {rollout.channel}, sequence {rollout.sequence}: "
             f"{rollout.model.name} {rollout.model.version} {rollout.model.digest[:19]}{revoked}"
         )
+    for package in signed.retired:
+        typer.echo(f"takes out for good: {package}")
     typer.echo(f"staged: {signed.role} version {signed.version}, signed by {', '.join(signed.signed_by) or 'nobody'}")
     for line in signed.missing:
         typer.echo(f"missing: {line}")
@@ -177,12 +180,12 @@ def show_signed(signed: Signed, as_json: bool) -> None:
         typer.echo("next: cloud-inspect release publish")
 
 
-def warn_of_expiry(state: State) -> list[str]:
-    """Said on stderr."""
-    from cloud_inspect.release.publish import expiring
+def warn_of_state(state: State) -> list[str]:
+    """What people should see to soon. Said on stderr."""
+    from cloud_inspect.release.publish import expiring, filling
     from cloud_inspect.release.repository import utc_now
 
-    lines = expiring(state, utc_now())
+    lines = expiring(state, utc_now()) + filling(state)
     for line in lines:
         _err.print(f"warning: {line}", highlight=False, soft_wrap=True)
     return lines

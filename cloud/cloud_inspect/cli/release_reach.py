@@ -34,7 +34,7 @@ from cloud_inspect.cli.release_options import (
     open_places,
     signers_of,
     trusted_root,
-    warn_of_expiry,
+    warn_of_state,
 )
 from cloud_inspect.errors import BadRelease, StoreGone
 
@@ -69,7 +69,7 @@ def serve(
 
     if not folder.is_dir():
         raise BadRelease("not-a-folder", f"{folder}: only a folder can be served")
-    warn_of_expiry(load(store))
+    warn_of_state(load(store))
     configure_log()
     stop = threading.Event()
     trusted = trusted_root(root, online_key) if resign_ else None
@@ -141,7 +141,7 @@ def resign(
     done = publish.resign(
         store, signers, utc_now(), trusted, force=force, holds_for=timedelta(days=days) if days else None
     )
-    warnings = warn_of_expiry(load(store, trusted))
+    warnings = warn_of_state(load(store, trusted))
     if json_:
         return emit({"roles": done, "warnings": warnings})
     return typer.echo(

@@ -1,4 +1,4 @@
-"""What a product's signers may want: release a package, move a released one on, revoke one, renew, add a signature.
+"""What a product's signers may want: release a package, move one on, revoke one, take some out, renew, add a signature.
 
 1. A name and version stand for one set of bytes, for ever. Going to an older version must be said (`rollback`).
 2. A rollout's sequence is the channel's last + 1; what was revoked stays revoked in every later rollout of the product.
@@ -23,10 +23,19 @@ from tuf.api.metadata import TargetFile, Targets
 
 from cloud_inspect.errors import BadKey, BadRelease
 from cloud_inspect.release.keys import name_of
-from cloud_inspect.release.layout import ONLINE_ROLES, PRODUCT, product_of, product_role, target_file
+from cloud_inspect.release.layout import (
+    ONLINE_ROLES,
+    PRODUCT,
+    RETIRED,
+    package_of,
+    product_of,
+    product_role,
+    retired,
+    target_file,
+)
 from cloud_inspect.release.packages import Package
 from cloud_inspect.release.repository import Draft, State, load
-from cloud_inspect.release.rollouts import Wish, make_revoking, make_rollout, refuse_unfit
+from cloud_inspect.release.rollouts import Wish, make_revoking, make_rollout, refuse_unfit, released
 from cloud_inspect.release.staging import Staging, refuse_bad_change, rollouts
 from cloud_inspect.release.store import QUIET, Progress, Store
 from edge_wire.release import ReleasedModel, Rollout, channel_target, file_target
@@ -43,6 +52,8 @@ class Signed:
     missing: tuple[str, ...]
     """A line for each role that still lacks signatures; empty when it may be published."""
     rollouts: tuple[Rollout, ...] = ()
+    retired: tuple[str, ...] = ()
+    """NAME/VERSION of packages that it takes out."""
 
 
 class Change:
@@ -104,6 +115,24 @@ class Change:
                 for rollout in made:
                     files |= _add_rollout(edited, rollout)
             return self._stage(draft, product_role(product), files, made)
+
+    def retire(self, product: str, packages: Sequence[str], signers: Sequence[Signer]) -> Signed:
+        """Take packages (NAME/VERSION) out for good. Staged just so already: adds the signature.
+
+        Raises BadRelease: `unknown-model` where a channel names one of them.
+        """
+        role = product_role(product)
+        with self.staging.store.lock():
+            state = self.state()
+            staged = Draft(state, (), self._now)
+            self.staging.overlay(staged)
+            if packages and set(_retired_by(staged, role)) == set(packages):
+                return self._countersign(state, role, signers)
+            self.refuse_other_change(state)
+            draft = self._draft_of(state, role, signers)
+            with draft.edit_targets(role) as edited:
+                _take_out(edited, product, packages)
+            return self._stage(draft, role, {})
 
     def renew(self, role: str, signers: Sequence[Signer]) -> Signed:
         """The same metadata with a new expiry: root, targets or a product, once a year or so."""
@@ -238,6 +267,25 @@ def _add_package(targets: Targets, product: str, package: Package) -> dict[str, 
     return openers
 
 
+def _take_out(targets: Targets, product: str, packages: Sequence[str]) -> None:
+    digests = {}
+    for package in packages:
+        name, _, version = package.partition("/")
+        model = released(product, targets, name, version)
+        digests[package] = model.digest.removeprefix("sha256:")
+    targets.targets = {path: info for path, info in targets.targets.items() if package_of(path) not in digests}
+    targets.unrecognized_fields[RETIRED] = dict(sorted({**retired(targets), **digests}.items()))
+
+
+def _retired_by(draft: Draft, role: str) -> tuple[str, ...]:
+    """What the change takes out."""
+    if not role.startswith(PRODUCT) or role not in draft.changed:
+        return ()
+    product = product_of(role)
+    before = retired(draft.base.product(product)) if product in draft.base.products else {}
+    return tuple(sorted(set(retired(draft.state.product(product))) - set(before)))
+
+
 def _add_rollout(targets: Targets, rollout: Rollout) -> dict[str, Opener]:
     content = (rollout.model_dump_json(indent=2) + "\n").encode()
     path = channel_target(rollout.product, rollout.channel)
@@ -249,4 +297,4 @@ def _signed(draft: Draft, role: str, keyids: Sequence[str], made: tuple[Rollout,
     keys = draft.keys(role)
     missing = tuple(dict.fromkeys(line for one in draft.changed for line in draft.missing(one)))
     names = tuple(name_of(keys[one]) for one in keyids)
-    return Signed(role, draft.changed[role].signed.version, names, missing, made)
+    return Signed(role, draft.changed[role].signed.version, names, missing, made, _retired_by(draft, role))

@@ -24,6 +24,8 @@ ROOT, TARGETS, SNAPSHOT, TIMESTAMP = Root.type, Targets.type, Snapshot.type, Tim
 TOP_ROLES = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)
 ONLINE_ROLES = (SNAPSHOT, TIMESTAMP)
 PRODUCT = "product-"
+RETIRED = "x-edge-inspect-retired"
+"""In a product's targets: NAME/VERSION -> SHA-256 of the manifest, of packages that were taken out of it for good."""
 KEY_NAME = "x-edge-inspect-name"
 """In a key: what people call it."""
 
@@ -58,6 +60,18 @@ def delegation(product: str, threshold: int) -> DelegatedRole:
     """Everything below `product/`, three levels deep: TUF's `*` does not cross a `/`."""
     paths = [f"{product}/*/*", f"{product}/*/*/*", f"{product}/*/*/*/*"]
     return DelegatedRole(product_role(product), [], threshold, True, paths)
+
+
+def package_of(path: str) -> str | None:
+    """NAME/VERSION that a target is a file of; None for a channel."""
+    parts = path.split("/")
+    return f"{parts[1]}/{parts[2]}" if len(parts) > 3 else None
+
+
+def retired(targets: Targets) -> dict[str, str]:
+    """NAME/VERSION -> SHA-256 of the manifest, of what was taken out: may be revoked, never released again."""
+    found = targets.unrecognized_fields.get(RETIRED)
+    return {str(name): str(digest) for name, digest in found.items()} if isinstance(found, dict) else {}
 
 
 def whole_second(moment: datetime) -> datetime:

@@ -45,6 +45,8 @@ _log = structlog.get_logger()
 RENEW_AT = 0.5
 """Online roles are signed again when less than this share of their lifetime is left."""
 WARN_BEFORE = timedelta(days=30)
+FULL_AT = 0.8
+"""Said of metadata that is longer than this share of what clients read."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,9 @@ def publish(
         refuse_bad_change(draft, staged, store)
         _refuse_unsigned(draft, draft.changed, old_keys_lost)
         _refuse_expired(draft, now)
-        _refuse_large(draft)
         draft.do_snapshot(force=_is_due(state, SNAPSHOT, now))
         draft.do_timestamp(force=_is_due(state, TIMESTAMP, now))
+        _refuse_large(draft)
         _refuse_unsigned(draft, ONLINE_ROLES, old_keys_lost)
         files = new_files(draft)
         progress.expect(sum(info.length for info in files))
@@ -160,6 +162,15 @@ def expiring(state: State, now: datetime) -> list[str]:
     return lines
 
 
+def filling(state: State) -> list[str]:
+    """A line for each role whose metadata comes near the length that clients read."""
+    return [
+        f"{role}: {len(content)} bytes; clients read {_most_bytes(role)}, so take old packages out: `release prune`"
+        for role, content in state.content.items()
+        if len(content) > FULL_AT * _most_bytes(role)
+    ]
+
+
 def new_files(draft: Draft) -> list[TargetFile]:
     """Targets that the draft adds or changes."""
     found = []
@@ -210,12 +221,17 @@ def _refuse_expired(draft: Draft, now: datetime) -> None:
 
 def _refuse_large(draft: Draft) -> None:
     """What clients do not read for its length."""
-    limits = UpdaterConfig()
     for role, metadata in draft.changed.items():
-        length = len(metadata.to_bytes())
-        most = limits.root_max_length if role == ROOT else limits.targets_max_length
+        length, most = len(metadata.to_bytes()), _most_bytes(role)
         if length > most:
             raise BadRelease("metadata-too-large", f"{role}: {length} bytes, clients read {most}")
+
+
+def _most_bytes(role: str) -> int:
+    """What clients read of it."""
+    limits = UpdaterConfig()
+    top = {ROOT: limits.root_max_length, TIMESTAMP: limits.timestamp_max_length, SNAPSHOT: limits.snapshot_max_length}
+    return top.get(role, limits.targets_max_length)
 
 
 def _is_due(state: State, role: str, now: datetime) -> bool:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tuf.api.metadata import Targets
 
 from cloud_inspect.errors import BadRelease
-from cloud_inspect.release.layout import whole_second
+from cloud_inspect.release.layout import retired, whole_second
 from edge_wire.manifest import MANIFEST_NAME
 from edge_wire.release import (
     Audience,
@@ -68,9 +68,14 @@ def make_wish(
         raise _refused(err) from err
 
 
-def released(product: str, targets: Targets, name: str, version: str) -> ReleasedModel:
-    """A package that is in the repository. Raises BadRelease (`unknown-model`), which names those there are."""
+def released(product: str, targets: Targets, name: str, version: str, *, or_retired: bool = False) -> ReleasedModel:
+    """A package that is in the repository. `or_retired`: or was, and devices may run it still.
+
+    Raises BadRelease (`unknown-model`), which names those there are.
+    """
     info = targets.targets.get(file_target(product, name, version, MANIFEST_NAME))
+    if info is None and or_retired and (digest := retired(targets).get(f"{name}/{version}")):
+        return ReleasedModel(name=name, version=version, digest=f"sha256:{digest}")
     if info is None:
         known = sorted(
             f"{one.split('/')[1]}/{one.split('/')[2]}" for one in targets.targets if one.endswith(MANIFEST_NAME)
@@ -131,7 +136,9 @@ def make_revoking(
 
 
 def refuse_unfit(product: str, wish: Wish, model: ReleasedModel, targets: Targets, last: dict[str, Rollout]) -> None:
-    """Raises BadRelease: `same-version-other-bytes`, `revoked-model`, `older-version`."""
+    """Raises BadRelease: `retired`, `same-version-other-bytes`, `revoked-model`, `older-version`."""
+    if f"{model.name}/{model.version}" in retired(targets):
+        raise BadRelease("retired", f"{model.name} {model.version}: was released once and taken out; raise the version")
     info = targets.targets.get(file_target(product, model.name, model.version, MANIFEST_NAME))
     if info is not None and f"sha256:{info.hashes['sha256']}" != model.digest:
         raise BadRelease(

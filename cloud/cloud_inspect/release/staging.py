@@ -2,8 +2,9 @@
 
 1. It lies apart from what is served (`staged/` in the repository, or anywhere), so signers may take turns, on machines
    of their own; every signature but the last leaves it staged.
-2. Whoever signs or publishes checks all of it first: the files' bytes, that nothing released disappeared or became
-   other bytes, that every rollout names a package that is there, one step above the last.
+2. Whoever signs or publishes checks all of it first: the files' bytes, that nothing released became other bytes or
+   disappeared (but whole packages that no channel names, retired by name), that every rollout names a package that is
+   there, one step above the last.
 3. A change made for an older state of the repository is refused, not merged.
 
     staging = Staging(open_store(f"{url}/staged"))
@@ -19,7 +20,7 @@ from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from cloud_inspect.errors import BadRelease
-from cloud_inspect.release.layout import PRODUCT, ROOT, Role, product_of, target_file
+from cloud_inspect.release.layout import PRODUCT, ROOT, Role, package_of, product_of, retired, target_file
 from cloud_inspect.release.repository import Draft, State, parse
 from cloud_inspect.release.store import Store, holds, read
 from edge_wire.manifest import MANIFEST_NAME
@@ -119,17 +120,31 @@ def _refuse_bad_product(product: str, before: State, after: State, staged: Store
     role = (delegations.roles or {}).get(f"{PRODUCT}{product}") if delegations else None
     if role is None:
         raise BadRelease("unknown-product", f"product {product}: nobody delegates to it")
+    _refuse_gone(old, new)
     for path, info in new.targets.items():
         if not role.is_delegated_path(path):
             raise BadRelease("target-not-of-product", f"{path}: is no name that {product} may sign")
         if old.targets.get(path) != info:
             _refuse_bad_target(product, path, info, old, staged, store)
-    if gone := sorted(set(old.targets) - set(new.targets)):
-        raise BadRelease("target-removed", f"{gone[0]}: was released and would disappear")
     last = rollouts(product, old, store)
     for channel, rollout in rollouts(product, new, staged, store).items():
         if rollout != last.get(channel):
-            _refuse_bad_rollout(rollout, last.get(channel), new)
+            _refuse_bad_sequence(rollout, last.get(channel))
+        _refuse_unknown_model(rollout, new)
+
+
+def _refuse_gone(old: Targets, new: Targets) -> None:
+    """A package may be taken out as a whole and for good; nothing else disappears."""
+    before, after = retired(old), retired(new)
+    for name in sorted(before):
+        if after.get(name) != before[name]:
+            raise BadRelease("target-removed", f"{name}: was taken out once; the change forgets it")
+    for path in sorted(set(old.targets) - set(new.targets)):
+        if package_of(path) not in set(after) - set(before):
+            raise BadRelease("target-removed", f"{path}: was released and would disappear")
+    for path in new.targets:
+        if package_of(path) in after:
+            raise BadRelease("retired", f"{path}: is of a package that was taken out; raise the version")
 
 
 def _refuse_bad_target(product: str, path: str, info: TargetFile, old: Targets, staged: Store, store: Store) -> None:
@@ -142,12 +157,15 @@ def _refuse_bad_target(product: str, path: str, info: TargetFile, old: Targets, 
         raise BadRelease("target-missing", f"{path}: is not staged with the bytes that are signed")
 
 
-def _refuse_bad_rollout(rollout: Rollout, last: Rollout | None, targets: Targets) -> None:
-    where = f"{rollout.product}, channel {rollout.channel}"
+def _refuse_bad_sequence(rollout: Rollout, last: Rollout | None) -> None:
     expected = last.sequence + 1 if last else 1
     if rollout.sequence != expected:
+        where = f"{rollout.product}, channel {rollout.channel}"
         raise BadRelease("sequence", f"{where}: sequence {rollout.sequence}, must be {expected}")
-    model = rollout.model
+
+
+def _refuse_unknown_model(rollout: Rollout, targets: Targets) -> None:
+    where, model = f"{rollout.product}, channel {rollout.channel}", rollout.model
     manifest = targets.targets.get(file_target(rollout.product, model.name, model.version, MANIFEST_NAME))
     if manifest is None or f"sha256:{manifest.hashes['sha256']}" != model.digest:
         raise BadRelease("unknown-model", f"{where}: {model.name} {model.version} is not released with this digest")

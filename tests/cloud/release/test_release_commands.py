@@ -28,7 +28,7 @@ from tests.mosquitto import Mosquitto
 
 COMMANDS = (
     "init", "add-product", "rotate-keys", "sign", "publish", "list", "revoke", "verify", "serve", "resign", "export",
-    "announce", "build",
+    "announce", "build", "prune",
 )  # fmt: skip
 
 
