@@ -52,6 +52,7 @@ from edge_inspect.delivery.outbox import FILE_NAME, Outbox
 from edge_inspect.delivery.writer import OutboxWriter
 from edge_inspect.errors import InUse
 from edge_inspect.health import vitals
+from edge_inspect.health.computing import Computing
 from edge_inspect.health.doors import Doors, doors
 from edge_inspect.health.notify import Heart, Notifier, Watchdog
 from edge_inspect.health.observed import LinkPulse, Observed
@@ -151,6 +152,7 @@ class Appliance:
         if self.updates:
             self.updates.attach(self.models, self.models.picture_sizes)
         self.lines = Lines(config, self.topics, self.stations, self.pipeline, adapters or {}, self._telling.answer)
+        self._computing = Computing(config.state_dir, config.model.provider)
         self.outbox: Outbox | None = None
         self.writer: OutboxWriter | None = None
         self.courier: Courier | None = None
@@ -214,6 +216,8 @@ class Appliance:
                 self.updates.ended_well()
             self._close(inspect, [*keep, *send, *pulse, *update])
             sys.setswitchinterval(switch_s)
+        if (doubt := self.pipeline.known_answers.doubt) is not None:
+            self._computing.doubt(doubt.model, doubt.since, doubt.why)
         for thread in threads:
             if thread.error is not None:
                 raise thread.error
@@ -262,7 +266,7 @@ class Appliance:
     def state(self) -> wire.DeviceState:
         """What the plant should know of this device right now; retained at the broker."""
         drifts = {name: station.drift for name, station in self.stations.items()}
-        reporting = (self.writer, self.courier, self.evidence, self.updates, self._doors, self.shadow)
+        reporting = (self.writer, self.courier, self.evidence, self.updates, self._doors, self.shadow, self._computing)
         alarms = [alarm for who in reporting if who for alarm in who.alarms()]
         return wire.DeviceState(
             site=self.topics.site,
@@ -310,6 +314,7 @@ class Appliance:
             self._next_outbox_look_s = time.monotonic() + OUTBOX_LOOK_EVERY_S
             self._outbox_vitals = self.writer.vitals()
         self.lines.show_alarms()
+        self._computing.look([station.pulse() for station in self.stations.values()])
         if self.courier is not None:
             self._publish()
 

@@ -6,12 +6,15 @@
 
     answers = KnownAnswers()
     answers.look(lanes, line_waits=False)       # between two frames
+    answers.doubt                               # after that BadModel: whose results are not to be believed, since when
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
 
 import structlog
 
@@ -28,10 +31,23 @@ MOST_QUESTIONS = 20
 WRONG = "known-answer"
 
 
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """What a model said after `since` rests on a runtime that computes nonsense now."""
+
+    model: str
+    """The package's digest."""
+    since: datetime
+    """When it gave its last right answer, or was fitted."""
+    why: str
+
+
 class KnownAnswers:
     """Used by the inspect thread."""
 
     def __init__(self) -> None:
+        self.doubt: Doubt | None = None
+        self._right_at: dict[int, datetime] = {}
         self._asked_at = time.monotonic()
         self._next = 0
 
@@ -43,8 +59,9 @@ class KnownAnswers:
         models = [lane.model for lane in lanes]
         on_trial = any(model.on_trial and not model.distrusted for model in models)
         every_s = EVERY_ON_TRIAL_S if on_trial else EVERY_S
-        engines = {id(model.engine): model.engine for model in models}.values()
-        questions = [(engine, number) for engine in engines for number in range(engine.known_answers)]
+        engines = {id(model.engine): model.engine for model in models}
+        self._right_at = {key: self._right_at.get(key, datetime.now(timezone.utc)) for key in engines}
+        questions = [(engine, number) for engine in engines.values() for number in range(engine.known_answers)]
         if since_s < every_s / max(1, len(questions)) or (line_waits and since_s < 2 * every_s):
             return
         if questions:
@@ -55,9 +72,11 @@ class KnownAnswers:
     def _ask(self, lanes: Sequence[Lane], engine: Engine, number: int) -> None:
         try:
             engine.known_answer(number)
+            self._right_at[id(engine)] = datetime.now(timezone.utc)
         except BadModel as err:
             models = [lane.model for lane in lanes if lane.model.engine is engine]
             if not all(model.on_trial for model in models):
+                self.doubt = Doubt(models[0].ref.digest, self._right_at[id(engine)], str(err))
                 raise
             log.warning("model.known_answer_wrong", why=str(err), model=models[0].ref.digest)
             for model in models:

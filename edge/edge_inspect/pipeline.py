@@ -78,7 +78,7 @@ class Pipeline:
         self._times = (0, 0, 0)
         self._aside_ns = self._running_ns = 0
         self._taken_ns = self._first_ns = self._last_ns = 0
-        self._known_answers = KnownAnswers()
+        self.known_answers = KnownAnswers()
         self._collector = Collector()
 
     @property
@@ -140,7 +140,7 @@ class Pipeline:
         while not stop.is_set():
             self.beat_ns = time.monotonic_ns()
             self._exchange_models()
-            self._known_answers.look(self._lanes, self.line_waits)
+            self.known_answers.look(self._lanes, self.line_waits)
             ended = all_ended()
             busy = False
             for lane in tuple(self._lanes):

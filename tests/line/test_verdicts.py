@@ -149,11 +149,16 @@ def test_a_runtime_that_begins_to_lie_ends_the_run(build: Build, monkeypatch: py
 
     monkeypatch.setattr(Engine, "known_answer", lie_from_the_third_time_on)
     line, notes = build({"left": DrawnCamera(["good"] * 50)})
+    line.config.state_dir.mkdir()
     with pytest.raises(BadModel, match="found nothing"):
         line.run(notes.stop)
     assert asked[0] == -1, "all of them at the start"
     assert asked[1] == 0, "then one at a time, between frames"
     assert len(notes.told) < 50
+    again, _ = build({"left": DrawnCamera(["good"])})
+    [alarm] = again.state().degraded
+    assert alarm.code == "results-in-doubt", "what was told since the last right answer is named after the next start"
+    assert line.stations["left"].package.digest[7:19] in alarm.detail
 
 
 def test_each_camera_of_a_configuration_has_its_own_recipe(tmp_path: Path, tiny_model: Path) -> None:
