@@ -19,10 +19,10 @@ from rich.text import Text
 
 from edge_inspect.cli.options import AsJson, StateDir
 from edge_inspect.cli.output import emit, size
+from edge_inspect.cli.status_details import details, events, spread
 from edge_inspect.config_model import default_state_dir
 from edge_inspect.errors import InspectError, Refusal
 from edge_inspect.health.doors import SOCKET_NAME, short_name
-from edge_inspect.line.protocol import LATE
 
 ANSWER_WITHIN_S = 5.0
 EVERY_S = 1.0
@@ -33,12 +33,16 @@ SERVICE_STATE_DIR = Path("/var/lib/edge-inspect")
 
 Watch = Annotated[bool, typer.Option("--watch", help="Again every second, until Ctrl-C.")]
 
+Everything = Annotated[bool, typer.Option("--all", help="Also where a frame's time goes, and the frame rings.")]
+
 
 def add(app: typer.Typer) -> None:
     app.command("status")(status)
 
 
-def status(state: StateDir = None, watch: Watch = False, as_json: AsJson = False) -> None:
+def status(
+    state: StateDir = None, watch: Watch = False, everything: Everything = False, as_json: AsJson = False
+) -> None:
     """What the daemon on this box does now: cameras, parts, latencies, outbox, link, alarms. Exit code 1 without one.
 
     Example: edge-inspect status --state /var/lib/edge-inspect --watch
@@ -49,7 +53,7 @@ def status(state: StateDir = None, watch: Watch = False, as_json: AsJson = False
         if as_json:
             emit(told)
         else:
-            _console().print(page(told))
+            _console().print(page(told, everything=everything))
         return
     if as_json:
         for told in _every_second(state_dir):
@@ -58,7 +62,7 @@ def status(state: StateDir = None, watch: Watch = False, as_json: AsJson = False
     console = _console()
     with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
         for told in _every_second(state_dir):
-            live.update(page(told), refresh=True)
+            live.update(page(told, everything=everything), refresh=True)
 
 
 def _console() -> Console:
@@ -115,7 +119,7 @@ def _no_answer(path: Path, err: OSError) -> InspectError:
     return Refusal(f"{path}: {err.strerror or err}")
 
 
-def page(told: dict[str, Any]) -> RenderableType:
+def page(told: dict[str, Any], *, everything: bool = False) -> RenderableType:
     """The whole status for a person."""
     up = _duration(told["uptime_s"])
     heat = "" if told["temperature_c"] is None else f", {told['temperature_c']:.0f} C"
@@ -126,7 +130,8 @@ def page(told: dict[str, Any]) -> RenderableType:
         *_reasons("camera", cameras),
         *_lines(lines),
         *_reasons("line", lines),
-        *_adapter_events(lines),
+        *events(told),
+        *(details(told) if everything else []),
     ]
     return Group(head, *watched, _delivery(told), *_update(told), *_warnings(told))
 
@@ -143,7 +148,7 @@ def _cameras(cameras: list[dict[str, Any]]) -> Table:
         table.add_row(
             camera["name"], Text(trouble, style), f"{camera['frames']:,}", f"{sum(camera['dropped'].values()):,}",
             f"{camera['parts']:,}", f"{camera['ok']:,}", f"{camera['ng']:,}", _count(camera["unknown"]),
-            _spread(latency),
+            spread(latency),
         )  # fmt: skip
     return table
 
@@ -155,7 +160,7 @@ def _lines(lines: list[dict[str, Any]]) -> list[Table]:
     for line in lines:
         table.add_row(
             line["name"], f"{line['triggers']:,}", f"{line['ok']:,}", f"{line['ng']:,}", _count(line["unknown"]),
-            f"{line['missed_deadlines']:,}", _spread(line["latency_ms"]),
+            f"{line['missed_deadlines']:,}", spread(line["latency_ms"]),
         )  # fmt: skip
     return [table] if lines else []
 
@@ -225,24 +230,6 @@ def _reasons(kind: str, watched: list[dict[str, Any]]) -> list[Text]:
         for one in watched
         if (most := sorted(one["unknown"].items(), key=lambda item: -item[1])[:MOST_REASONS])
     ]
-
-
-def _adapter_events(lines: list[dict[str, Any]]) -> list[Text]:
-    """What adapters have counted, if anything: a line for each. An answer that was late is a line's worst news."""
-    return [
-        Text(
-            f"{adapter} of line {line['name']}: " + ", ".join(f"{event} {number:,}" for event, number in counted),
-            "bold red" if counts.get(LATE) else "",
-        )
-        for line in lines
-        for adapter, counts in line.get("adapters", {}).items()
-        if (counted := [(event, number) for event, number in counts.items() if number])
-    ]
-
-
-def _spread(latency: dict[str, float | None]) -> str:
-    """p50, p99 and max in ms."""
-    return "/".join("-" if (ms := latency[key]) is None else f"{ms:.0f}" for key in ("p50", "p99", "max"))
 
 
 def _duration(seconds: float) -> str:
