@@ -57,6 +57,7 @@ from edge_inspect.health.doors import Doors, doors
 from edge_inspect.health.notify import Heart, Notifier, Watchdog
 from edge_inspect.health.observed import LinkPulse, Observed
 from edge_inspect.health.patience import Patience, end_process
+from edge_inspect.health.saved import EveryFrame
 from edge_inspect.line.protocol import Adapter
 from edge_inspect.lines import Lines
 from edge_inspect.models import LiveModels
@@ -122,6 +123,7 @@ class Appliance:
         self._end = threading.Event()
         self._announced: wire.DeviceState | None = None
         self._next_vitals_s = 0.0
+        self._every_frame = EveryFrame()
         self._notifier = notifier or Notifier(None)
         self._printers = printers
         self._telling = Telling(self.topics, told_paths)
@@ -304,6 +306,9 @@ class Appliance:
             alarms=self.state().degraded,
             threads={heart.name: heart.age_s(now_ns) for heart in self._hearts()},
             log_lines_lost=sum(printer.lost for printer in self._printers),
+            every_frame_bytes={
+                name: size for name in self.stations if (size := self._every_frame.of(name)) is not None
+            },
             rss_bytes=vitals.rss_bytes(),
             temperature_c=vitals.temperature_c(),
         )
@@ -313,6 +318,9 @@ class Appliance:
         if self.writer is not None and time.monotonic() >= self._next_outbox_look_s:
             self._next_outbox_look_s = time.monotonic() + OUTBOX_LOOK_EVERY_S
             self._outbox_vitals = self.writer.vitals()
+        if self.evidence is not None:
+            for name, station in self.stations.items():
+                self._every_frame.look(name, station.pulse().counts.frames, self.evidence.frame_jpeg_bytes(name))
         self.lines.show_alarms()
         self._computing.look([station.pulse() for station in self.stations.values()])
         if self.courier is not None:

@@ -104,6 +104,7 @@ def test_status_tells_what_the_daemon_counts(build: Build, capsys: pytest.Captur
     with running(appliance) as state:
         until_there(lambda: fetch(state)["cameras"][0]["ng"] > 0)
         until_there(lambda: fetch(state)["outbox"] is not None)
+        until_there(lambda: fetch(state)["cameras"][0]["every_frame_jpeg_bytes_estimated"] is not None)
         assert run_command(["status", "--state", str(state), "--json"]) == 0
         told = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert run_command(["status", "--state", str(state)]) == 0
@@ -112,6 +113,8 @@ def test_status_tells_what_the_daemon_counts(build: Build, capsys: pytest.Captur
     assert (left["state"], left["parts"] > 0, left["frames"] > 0) == ("up", True, True)
     assert 0 < left["latency_ms"]["p50"] <= left["latency_ms"]["p99"] <= left["latency_ms"]["max"]
     assert left["frame_bytes"] > 0 and left["frame_bytes"] % (320 * 192 * 3) == 0
+    assert 0 < left["every_frame_jpeg_bytes_estimated"] < left["frame_bytes"]
+    assert gone["every_frame_jpeg_bytes_estimated"] is None and told["saved_bytes_estimated"] is None
     assert (gone["state"], gone["trouble"]) == ("lost", "camera-lost")
     assert set(told["threads"]) == {"grab-left", "grab-gone", "inspect", "outbox", "vitals", "status"}
     assert told["pid"] == os.getpid()

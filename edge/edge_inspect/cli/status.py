@@ -189,7 +189,11 @@ def _delivery(told: dict[str, Any]) -> Text:
             "" if link["connected"] else "red",
         )
         words.append(f"; {link['reports_sent']:,} reports in {size(link['bytes_sent'])} sent")
-        words.append(f"; inspected frames as raw pixels: {size(stayed)}")
+        saved = told.get("saved_bytes_estimated")
+        if saved is None:
+            words.append(f"; inspected frames as raw pixels: {size(stayed)}")
+        elif saved >= 0:
+            words.append(f"; about {size(saved)} less than every frame as JPEG")
     return words
 
 

@@ -210,6 +210,11 @@ class EvidenceStore:
             failing=bool(self.alarms()),
         )
 
+    def frame_jpeg_bytes(self, camera: str) -> float | None:
+        """Mean size of this camera's whole frames as JPEG, of those that were kept lately; None before the first."""
+        sizes = self._encoder.frame_sizes.get(camera)
+        return None if sizes is None else sizes.mean_bytes
+
     def _within_rate(self) -> bool:
         if not self._pace.may(self._monotonic_s()):
             return False

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import simplejpeg
 
 from edge_inspect.delivery.evidence_file import MOST_MARKS, Mark, Other, Record, VerdictName, What, join
+from edge_inspect.delivery.jpeg_sizes import JpegSizes
 from edge_inspect.delivery.picture_pool import Copied, PicturePool, PixelBox
 
 DISAGREEMENT = "disagreement"
@@ -47,6 +48,8 @@ class Encoder:
         self._run_id = run_id
         self._full_frames = full_frames
         self._quality = quality
+        self.frame_sizes: dict[str, JpegSizes] = {}
+        """Of each camera's whole frames, as encoded here."""
 
     def pictures(self, subject: Subject, copied: Copied) -> list[tuple[Record, bytes]]:
         """The files' contents: the whole frame, if asked for, and the crop, if it is not about the same."""
@@ -59,6 +62,8 @@ class Encoder:
     def _encode(self, subject: Subject, copied: Copied, what: What, box: PixelBox) -> tuple[Record, bytes]:
         picture = self._pool.cut(copied, box)
         jpeg: bytes = simplejpeg.encode_jpeg(picture, quality=self._quality, colorspace="BGR", colorsubsampling="420")
+        if what == "frame":
+            self.frame_sizes.setdefault(subject.camera, JpegSizes()).add(len(jpeg))
         record = Record(
             id=f"{self._run_id}-{subject.camera}-{subject.part}{'.beside' if subject.beside else ''}",
             camera=subject.camera,

@@ -20,7 +20,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from edge_inspect.counts import Durations
-from edge_inspect.health.observed import Observed, dropped, stages
+from edge_inspect.health.observed import Observed, dropped, saved_bytes, stages
 from edge_inspect.line.protocol import LATE
 from edge_inspect.line.reject import RejectCounts
 
@@ -154,9 +154,13 @@ ROWS = (
         "Frames that were not inspected: `overrun` (too many came), `frames-lost` (before they reached us), or what "
         "was wrong with the picture. Parts on them are UNKNOWN.", _dropped),
     Row("frame_bytes_total", ("camera",),
-        "Inspected frames times width x height x 3 bytes: what sending them uncompressed would have taken. It is no "
-        "measure of what is saved against a JPEG or video stream, which takes far less.",
+        "Inspected frames times width x height x 3 bytes: what sending them uncompressed would have taken. "
+        "Nobody would: see `every_frame_jpeg_bytes_total`.",
         _each_camera(lambda c: c.counts.frames * c.frame_bytes)),
+    Row("every_frame_jpeg_bytes_total", ("camera",),
+        "Estimate: inspected frames times the mean size of those that were encoded as JPEG for the evidence. Absent "
+        "before the first such frame.",
+        lambda seen: [((name,), number) for name, number in seen.every_frame_bytes.items()]),
     Row("inferences_total", ("camera",), "Runs of the network.", _each_camera(lambda c: c.counts.inferences)),
     Row("parts_total", ("camera", "verdict", "reason"),
         "Parts by verdict and its reason. An OK that the line was told as UNKNOWN in the end is among both, see "
@@ -205,6 +209,9 @@ ROWS = (
         _one(lambda seen: float(seen.link.connected) if seen.link else None)),
     Row("link_sent_bytes_total", (), "MQTT packets handed to the broker; without TLS and TCP framing.",
         _of_link("bytes_sent")),
+    Row("saved_estimated_bytes", (), "Estimate: `every_frame_jpeg_bytes_total` of all cameras less "
+        "`link_sent_bytes_total`, what sending every frame would have taken more. Below 0 while hardly any frame came.",
+        _one(saved_bytes)),
     Row("link_reports_total", (), "Reports that the broker confirmed; repeats count again.", _of_link("reports_sent")),
     Row("link_connects_total", (), "Connections that were made.", _of_link("connects")),
     Row("link_failures_total", ("code",), "Connections that failed or ended, by code.", _failures),

@@ -58,6 +58,8 @@ class Observed:
     """Seconds for which each thread has stood still."""
     log_lines_lost: int = 0
     """Of the log and of the verdicts that are printed: nobody took them in time."""
+    every_frame_bytes: Mapping[str, int] = field(default_factory=dict)
+    """What every inspected frame as JPEG would have taken, by camera: an estimate (`health/saved.py`)."""
     rss_bytes: int = 0
     temperature_c: float | None = None
 
@@ -66,6 +68,13 @@ def dropped(pulse: CameraPulse) -> dict[str, int]:
     """Frames that nobody inspected, by reason."""
     lost = {"overrun": pulse.overruns, "frames-lost": pulse.counts.camera_missed}
     return {**lost, **dict(pulse.counts.broken)}
+
+
+def saved_bytes(seen: Observed) -> int | None:
+    """An estimate of what was not sent; None where it is not known what would have been, or without a broker."""
+    if seen.link is None or not seen.every_frame_bytes:
+        return None
+    return sum(seen.every_frame_bytes.values()) - seen.link.counts.bytes_sent
 
 
 def stages(counts: LaneCounts) -> dict[str, Durations]:
@@ -87,13 +96,14 @@ def status(seen: Observed) -> dict[str, Any]:
         "version": seen.version,
         "pid": os.getpid(),
         "uptime_s": round(seen.uptime_s, 1),
-        "cameras": [_camera(pulse) for pulse in seen.cameras],
+        "cameras": [_camera(seen, pulse) for pulse in seen.cameras],
         "lines": [_line(seen, name, counts) for name, counts in seen.lines.items()],
         "outbox": seen.outbox and seen.outbox.model_dump(mode="json"),
         "evidence": seen.evidence and seen.evidence.model_dump(mode="json"),
         "link": seen.link and {
             "connected": seen.link.connected, "trouble": seen.link.trouble, **seen.link.counts.model_dump(mode="json")
         },
+        "saved_bytes_estimated": saved_bytes(seen),
         "update": seen.update and {**seen.update.model_dump(mode="json"), "counts": seen.update_counts},
         "alarms": [alarm.model_dump(mode="json") for alarm in seen.alarms],
         "threads": {name: round(age_s, 1) for name, age_s in seen.threads.items()},
@@ -103,7 +113,7 @@ def status(seen: Observed) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _camera(pulse: CameraPulse) -> dict[str, Any]:
+def _camera(seen: Observed, pulse: CameraPulse) -> dict[str, Any]:
     counts = pulse.counts
     return {
         "name": pulse.name,
@@ -112,6 +122,7 @@ def _camera(pulse: CameraPulse) -> dict[str, Any]:
         "drift": pulse.drift,
         "frames": counts.frames,
         "frame_bytes": counts.frames * pulse.frame_bytes,
+        "every_frame_jpeg_bytes_estimated": seen.every_frame_bytes.get(pulse.name),
         "dropped": dropped(pulse),
         "reconnects": counts.reconnects,
         "parts": counts.parts,

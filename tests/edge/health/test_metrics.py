@@ -9,8 +9,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from edge_inspect.counts import LaneCounts, LineCounts
+from edge_inspect.delivery.jpeg_sizes import REMEMBERED, JpegSizes
 from edge_inspect.health.metrics import BOUNDS_S, PREFIX, ROWS, kind_of, metrics_page, metrics_table
 from edge_inspect.health.observed import LinkPulse, Observed, status
+from edge_inspect.health.saved import EveryFrame
 from edge_inspect.health.vitals import CameraPulse
 from edge_inspect.line.reject import RejectCounts
 from edge_wire import messages as wire
@@ -84,6 +86,35 @@ def test_every_counter_arrives_with_its_labels() -> None:
     assert found[("link_failures_total", "silent")] == 1
     assert found[("alarm", "outbox-full")] == 1
     assert found[("build_info", "site/line/edge", "3.11", "1.2")] == 1
+
+
+def test_what_was_saved_is_an_estimate_and_absent_where_nothing_is_known() -> None:
+    known = observed(every_frame_bytes={"left": 20_000})
+    found = scrape(known)
+    assert found[("every_frame_jpeg_bytes_total", "left")] == 20_000
+    assert found[("saved_estimated_bytes",)] == 20_000 - 500
+    told = status(known)
+    assert told["saved_bytes_estimated"] == 19_500
+    assert told["cameras"][0]["every_frame_jpeg_bytes_estimated"] == 20_000
+    for nothing in (observed(), observed(every_frame_bytes={"left": 20_000}, link=None)):
+        assert ("saved_estimated_bytes",) not in scrape(nothing)
+        assert status(nothing)["saved_bytes_estimated"] is None
+
+
+def test_what_every_frame_would_take_only_grows_and_is_claimed_only_once_a_frame_was_encoded() -> None:
+    every_frame, sizes = EveryFrame(), JpegSizes()
+    every_frame.look("left", 100, sizes.mean_bytes)
+    assert every_frame.of("left") is None
+    sizes.add(1000)
+    every_frame.look("left", 150, sizes.mean_bytes)
+    assert every_frame.of("left") == 150_000
+    for _ in range(10 * REMEMBERED):
+        sizes.add(400)
+    every_frame.look("left", 150, sizes.mean_bytes)
+    assert every_frame.of("left") == 150_000 and sizes.mean_bytes == pytest.approx(400, abs=1)
+    every_frame.look("left", 160, sizes.mean_bytes)
+    assert every_frame.of("left") == pytest.approx(154_000, abs=20)
+    assert every_frame.of("right") is None
 
 
 def test_status_tells_rejects_of_lines_that_have_a_gate_and_no_others() -> None:
