@@ -81,13 +81,14 @@ class Printer:
         return done.wait(within_s)
 
     def close(self, within_s: float) -> bool:
-        """Print what waits, for at most so long. Whether all of it is out, and the stream would take more."""
+        """Print what waits, for at most so long. False where the stream does not take it, or would take no more."""
         self._closed = True
         took_all = self.flush(within_s)
         self._gives_up.set()
         self._waiting.put(None)
         self._thread.join(10 * LOOK_S)
-        return took_all and _has_room(_descriptor(self.stream()), 0.0)
+        descriptor = _descriptor(self.stream())
+        return descriptor is None or (took_all and _has_room(descriptor, 0.0))
 
     # --- the thread that prints -----------------------------------------------------------------------------------
 
@@ -156,10 +157,8 @@ def _descriptor(stream: TextIO | None) -> int | None:
         return None
 
 
-def _has_room(descriptor: int | None, wait_s: float) -> bool:
+def _has_room(descriptor: int, wait_s: float) -> bool:
     """Whether a write would not wait. A reader that is gone, or a closed stream, is for the write to find out."""
-    if descriptor is None:
-        return True
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return bool(poll.poll(wait_s * 1000))
