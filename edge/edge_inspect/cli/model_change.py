@@ -1,28 +1,25 @@
-"""`edge-inspect model import|activate|rollback`: what a person may change about the models of a box."""
+"""`edge-inspect model activate|rollback`: what a person may change about the models of a box."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from edge_inspect.cli.log import configure_log
-from edge_inspect.cli.model_box import ConfigFile, Place, configured, digest_meant, place
-from edge_inspect.cli.options import AsJson, StateDir
-from edge_inspect.cli.output import emit, size
+from edge_inspect.cli.as_owner import as_owner_of
+from edge_inspect.cli.model_box import ConfigFile, Place, StateDir, digest_meant, place
+from edge_inspect.cli.options import AsJson
+from edge_inspect.cli.output import emit
 from edge_inspect.errors import Refusal, Usage
 from edge_inspect.update.choose import chosen_by_person
-from edge_inspect.update.fetch import FetchSettings, import_from
+from edge_inspect.update.clock import utc_now
 from edge_inspect.update.machine import Result, advance
 from edge_inspect.update.record import PERSON_WENT_BACK
 from edge_inspect.update.requests import LATE_S, Answer, Request, ask, wait_for, who_asks
 from edge_inspect.update.stages import Outcome, Stage
-from edge_inspect.update.store import InUse, Store, utc_now
+from edge_inspect.update.store import InUse, Store
 
 ANSWER_S = LATE_S
 MOST_WHY = 200
@@ -31,42 +28,6 @@ Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="Why, for the hi
 
 class NotDone(Refusal):
     """The daemon, or the state of its models, says no."""
-
-
-def import_model(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A stick or share that `release export` has written.")],
-    state: StateDir = None,
-    config: ConfigFile = None,
-    json: AsJson = False,
-) -> None:
-    """Take a release from a folder, without a network: the same signatures are asked for, every byte is checked.
-
-    A running daemon finds it within a second and takes it through its stages; else the next start does.
-    """
-    box = place(state, config)
-    read = configured(box)
-    configure_log("warning", read.log.format)
-    assert read.update is not None
-    device = read.device
-    settings = FetchSettings.of(
-        read.update, site=device.site, line=device.line, device=device.device, state_dir=box.state_dir
-    )
-    console = Console(stderr=True, highlight=False)
-
-    def told(done: int, total: int) -> None:
-        if console.is_terminal:
-            console.print(f"{size(done)} of {size(total)}", end="\r")
-
-    offer = import_from(folder, replace(settings, progress=told), threading.Event())
-    if offer is None:
-        text = "there is nothing in it that is new for this box"
-    else:
-        model = offer.rollout.model
-        text = f"{model.name} {model.version} ({model.digest[7:19]}) is verified and offered; see `model list`"
-    console.print(text, soft_wrap=True)
-    if json:
-        found = {"digest": offer.rollout.model.digest, "sequence": offer.rollout.sequence} if offer else {}
-        emit({"ok": True, "offered": offer is not None, "text": text, **found})
 
 
 def activate(
@@ -106,13 +67,14 @@ def _one_line(why: str) -> str:
 
 def _asked(box: Place, request: Request, act: Callable[[Store, Request], Answer]) -> Answer:
     """By the daemon, if one runs; else here, for its next start."""
-    try:
-        with box.open() as store:
-            return act(store, request)
-    except InUse:
-        pass
-    number = ask(box.folder, request)
-    given = wait_for(box.folder, number, ANSWER_S)
+    with as_owner_of(box.folder, box.state_dir, asks=f"model {request.kind}"):
+        try:
+            with box.open() as store:
+                return act(store, request)
+        except InUse:
+            pass
+        number = ask(box.folder, request)
+        given = wait_for(box.folder, number, ANSWER_S)
     if given is None:
         raise NotDone(f"{box.state_dir}: the daemon does not answer within {ANSWER_S:g} s; look at its log")
     return given

@@ -7,16 +7,18 @@ from datetime import datetime
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
-from edge_inspect.cli.model_box import ConfigFile, place
-from edge_inspect.cli.options import AsJson, StateDir
+from edge_inspect.cli.folded import page_console, print_folded
+from edge_inspect.cli.model_box import ConfigFile, StateDir, place
+from edge_inspect.cli.options import AsJson
 from edge_inspect.cli.output import emit
+from edge_inspect.cli.plural import counted
 from edge_inspect.update.history import Checked, Entry
 from edge_inspect.update.state import Shadowed
 
-WIDTH = 110
+LABEL = 20
+"""Columns before what is said."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,19 @@ class Span:
 def history(state: StateDir = None, config: ConfigFile = None, json: AsJson = False) -> None:
     """Which model judged from when to when, why it was replaced, what its shadow said, who released it.
 
-    Every line carries the hash of the line before it; they are checked here, and a line that was changed is named.
-    Exit code 1 if one was.
+    The newest comes last. Every line carries the hash of the line before it; they are checked here, and a line that
+    was changed is named. Exit code 1 if one was, or if the state beside it cannot be read.
     """
     box = place(state, config)
-    _, checked = box.look()
+    box.insist_on_updates()
+    _, checked, wrong = box.look_anyway()
     told = spans(checked)
-    console = Console(stderr=json, highlight=False, width=WIDTH)
-    for line in page(checked, told):
-        console.print(line)
+    console = page_console(stderr=json)
+    for line in page(checked, told, wrong):
+        print_folded(console, line, LABEL if line.plain.startswith(" ") else 4)
     if json:
-        emit(as_json(checked, told))
-    if checked.broken:
+        emit(as_json(checked, told, wrong))
+    if checked.broken or wrong:
         raise typer.Exit(1)
 
 
@@ -58,39 +61,40 @@ def spans(checked: Checked) -> list[Span]:
     return found
 
 
-def page(checked: Checked, told: list[Span]) -> list[Text]:
+def page(checked: Checked, told: list[Span], wrong: str = "") -> list[Text]:
+    """wrong: why the state that knows how far the history went cannot be read."""
     lines: list[Text] = []
-    for span in told:
-        lines += _judged(span)
-    lines += [line for entry in checked.entries if entry.event == "refused" for line in _refused(entry)]
+    spans_left, before = list(told), None
+    for entry in checked.entries:
+        if spans_left and spans_left[0].begin is entry:
+            lines += _judged(spans_left[0], before)
+            before = spans_left.pop(0)
+        if entry.event == "refused":
+            lines += _refused(entry, before)
     if not checked.entries:
         lines.append(Text("no model has judged here under updates yet"))
     lines += [Text(f"CHANGED  {what}", "bold red") for what in checked.broken]
+    if wrong:
+        lines.append(Text(f"{wrong}; whether lines are missing at the end is not known", "bold red"))
     if checked.torn_bytes:
         lines.append(Text(f"half a line of {checked.torn_bytes} bytes at the end, from a power cut: not counted"))
     lines.append(
         Text("the history was changed after it was written", "bold red")
         if checked.broken
-        else Text(f"{checked.head.lines} lines, each as it was written (last: {checked.head.sha256[:12]})", "green")
+        else Text(
+            f"{counted(checked.head.lines, 'line')}, each as it was written (last: {checked.head.sha256[:12]})", "green"
+        )
     )
     return lines
 
 
-def _judged(span: Span) -> list[Text]:
+def _judged(span: Span, before: Span | None) -> list[Text]:
     begin, end = span.begin, span.end
-    until = _time(end.at) if end else "now"
-    lines = [
-        Text(f"{_time(begin.at)} - {until}  {begin.name} {begin.version}  {_short(begin.digest)}  {_as(span)}", "bold")
-    ]
-    why = {"start": "found at a start", "rollout": "", "person": ""}.get(begin.code, f"{begin.code}: {begin.why}")
-    lines += [Text(f"    came because    {why}{_by(begin.by)}")] if why else []
-    if begin.released_by:
-        at = f" on {_time(begin.released_at)}" if begin.released_at else ""
-        where = f", {begin.channel} no. {begin.sequence}" if begin.channel else ""
-        lines.append(Text(f"    released by     {begin.released_by}{at}{where}"))
-    elif begin.code == "person":
-        lines.append(Text(f"    asked for by    {begin.by}"))
-    lines += [Text(f"    reason          {begin.reason}")] if begin.reason else []
+    who = f"{begin.name} {begin.version}  {_short(begin.digest)}  {_as(span)}"
+    lines = [Text(f"{_from_to(begin.at, end.at if end else None)}  {who}", "bold")]
+    why = _came_because(span, before)
+    lines += [Text(f"    came because    {why}")] if why else []
+    lines += _wanted(begin)
     lines += [Text(f"    beside          {disagreement(begin.shadow)}")] if begin.shadow and not why else []
     lines += [Text(f"    confirmed       {_time(span.kept.at)}")] if span.kept else []
     if end is not None:
@@ -99,12 +103,39 @@ def _judged(span: Span) -> list[Text]:
     return lines
 
 
-def _refused(entry: Entry) -> list[Text]:
+def _came_because(span: Span, before: Span | None) -> str:
+    """Empty where it came by its own release or a person's choice. What the span before ends with is not said again."""
+    begin = span.begin
+    if begin.code in ("rollout", "person"):
+        return ""
+    if begin.code == "start":
+        return "found at a start"
+    if before is not None and begin.why:
+        return f"{before.begin.version} went ({begin.code})"
+    return f"{begin.code}: {begin.why}{_by(begin.by)}"
+
+
+def _wanted(entry: Entry) -> list[Text]:
+    """Who released it or asked for it, when, and in what words."""
+    lines = []
+    if entry.released_by:
+        at = f" on {_time(entry.released_at)}" if entry.released_at else ""
+        where = f", {entry.channel} no. {entry.sequence}" if entry.channel else ""
+        lines.append(Text(f"    released by     {entry.released_by}{at}{where}"))
+    elif entry.by and (entry.event == "refused" or entry.code == "person"):
+        lines.append(Text(f"    asked for by    {entry.by}"))
+    return [*lines, Text(f"    reason          {entry.reason}")] if entry.reason else lines
+
+
+def _refused(entry: Entry, span: Span | None) -> list[Text]:
+    """span: the one before it. Of a trial that ended with this everything is said there."""
     lines = [
         Text(f"{_time(entry.at)}  refused  {entry.name} {entry.version}  {_short(entry.digest)}  {entry.code}", "bold")
     ]
+    if span is not None and (span.begin.digest, span.end and span.end.code) == (entry.digest, entry.code):
+        return lines
     lines.append(Text(f"    because         {entry.why}"))
-    lines += [Text(f"    released by     {entry.released_by}")] if entry.released_by else []
+    lines += _wanted(entry)
     lines += [Text(f"    beside          {disagreement(entry.shadow)}")] if entry.shadow else []
     return lines
 
@@ -118,9 +149,10 @@ def disagreement(shadow: Shadowed) -> str:
     )
 
 
-def as_json(checked: Checked, told: list[Span]) -> dict[str, Any]:
+def as_json(checked: Checked, told: list[Span], wrong: str = "") -> dict[str, Any]:
     return {
-        "ok": not checked.broken,
+        "ok": not checked.broken and not wrong,
+        "state_unreadable": wrong or None,
         "verified_lines": checked.head.lines,
         "head": checked.head.sha256,
         "broken": list(checked.broken),
@@ -151,8 +183,15 @@ def _by(person: str) -> str:
     return f" ({person})" if person else ""
 
 
-def _time(moment: datetime | None) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else ""
+def _from_to(begin: datetime, end: datetime | None) -> str:
+    if end is None:
+        return f"{_time(begin)} - now"
+    same_day = begin.date() == end.date()
+    return f"{begin:%Y-%m-%d %H:%M:%S} - {end:%H:%M:%S} UTC" if same_day else f"{_time(begin)} - {_time(end)}"
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _iso(moment: datetime) -> str:

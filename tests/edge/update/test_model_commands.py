@@ -139,7 +139,7 @@ def test_activate_takes_even_what_was_taken_back_through_its_stages(
     [
         (
             ("activate", "tiny", "9.9.9"),
-            "allowed: a digest of `model list`, or NAME VERSION of: tiny 1.1.0, tiny 1.2.0",
+            "allowed: a digest of `model list`, or NAME VERSION of: tiny 1.0.0 (factory), tiny 1.1.0, tiny 1.2.0",
         ),
         (("activate", "tiny", "1.1.0"), "[already-active]"),
         (("activate", "ffffff"), "no package of this box"),
@@ -177,7 +177,14 @@ def test_history_says_when_a_shadow_saw_too_few_bad_parts(
 
 def test_without_any_update_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["model", "rollback", "--state", str(tmp_path)]) == 1
-    assert "a daemon with `[update]`" in capsys.readouterr().err
+    assert "no daemon with `[update]` has run" in capsys.readouterr().err
+    for words in (["history"], ["list"], ["history", "--json"]):
+        assert run_command(["model", *words, "--state", str(tmp_path)]) == 1
+        said = capsys.readouterr()
+        assert "is it another? --state DIR" in said.err and "active" not in said.out
+        assert run_command(["model", *words, "--state", str(tmp_path / "nowhere")]) == 1
+        assert "no such folder" in capsys.readouterr().err
+    (tmp_path / "update").mkdir()
     assert run_command(["model", "history", "--state", str(tmp_path)]) == 0
     assert "no model has judged here" in capsys.readouterr().out
     assert run_command(["model", "import", str(tmp_path), "--state", str(tmp_path)]) == 78
