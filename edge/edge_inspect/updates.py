@@ -31,6 +31,7 @@ from edge_inspect.update.fetch import FetchSettings
 from edge_inspect.update.live import Live
 from edge_inspect.update.machine import ended_well
 from edge_inspect.update.pace import Looks
+from edge_inspect.update.poll import HINT_NAME
 from edge_inspect.update.probe import SERVICE, ProbeLimits, probe
 from edge_inspect.update.source import Offers
 from edge_inspect.update.store import FOLDER, Store
@@ -41,8 +42,6 @@ from edge_wire.updates import ModelUpdate
 
 log = structlog.get_logger()
 
-HINT_NAME = "hint"
-"""edge-inspect-fetch looks at its time stamp."""
 MOST_DETAIL = 200
 COMMAND_S = 5.0
 """A command that has the state open is done sooner than this."""

@@ -33,6 +33,8 @@ from edge_inspect.update.offers import Offer, read_offer, write_offer
 from edge_inspect.update.offline import loaded
 from edge_inspect.update.released import files_of, manifest_of, manifest_target, rollout_of, rollout_target
 from edge_inspect.update.shelf import Shelf
+from edge_inspect.update.state_file import STATE_NAME
+from edge_inspect.update.store import FOLDER
 from edge_inspect.update.take import Taker
 from edge_inspect.update.transport import FetchLimits, Source
 from edge_inspect.update.trust import Trust, key_of
@@ -42,8 +44,6 @@ from edge_wire.release import Rollout
 log = structlog.get_logger()
 
 MOST_ROOT_BYTES = 512_000
-STATE_FOLDER, STATE_NAME = "update", "state.json"
-"""Below state_dir: what the daemon has decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class FetchSettings:
             rate_bytes_per_s=config.rate_bytes_per_s or 0, deadline_s=config.deadline_s, cap_bytes=config.cap_bytes,
             min_free_bytes=config.keep_free_bytes,
         )  # fmt: skip
-        state_file, changes = state_dir / STATE_FOLDER / STATE_NAME, Changes()
+        state_file, changes = state_dir / FOLDER / STATE_NAME, Changes()
         return cls(
             models_dir=config.models_dir or state_dir / "models", product=config.product, channel=config.channel,
             site=site, line=line, device=device, url=config.url or "", root=read_root(config.root), ca=config.ca,

@@ -14,10 +14,9 @@ from pydantic import ValidationError
 
 from edge_inspect.update.changes import Changes
 from edge_inspect.update.state import State
+from edge_inspect.update.state_file import MOST_STATE_BYTES
 
 log = structlog.get_logger()
-
-MOST_STATE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
@@ -29,6 +29,7 @@ import structlog
 
 from edge_inspect.errors import BadModel, Refusal, StorageFailing
 from edge_inspect.inference.package import ModelPackage
+from edge_inspect.update.clock import utc_now
 from edge_inspect.update.durable import make_folder, sweep, translated, write_durably
 from edge_inspect.update.history import FILE_NAME as HISTORY_NAME
 from edge_inspect.update.history import Checked, Entry, History, read_history
@@ -56,10 +57,6 @@ PACKAGES = "packages"
 
 class InUse(Refusal):
     """Another process has the store open: a daemon that runs, or another command."""
-
-
-def utc_now() -> datetime:
-    return datetime.now(timezone.utc)
 
 
 class Store:

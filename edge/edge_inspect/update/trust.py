@@ -76,12 +76,6 @@ class Trust:
         self._updater = self._begin()
         self._fresh = False
 
-    @staticmethod
-    def start_from(folder: Path, root: bytes) -> None:
-        """Let `folder` trust this root.json from now on. Raises StorageFailing."""
-        make_folder(folder)
-        write_durably(folder / ROOT_FILE, root)
-
     def refresh(self) -> None:
         """Get the newest metadata. Raises Untrusted, SourceGone, StorageFailing; what is on disk stays trusted."""
         if self._fresh:  # an Updater refreshes once in its life

@@ -24,12 +24,13 @@ import structlog
 from edge_inspect.errors import BadModel, Ending, StorageFailing
 from edge_inspect.update.acts import LIMITS_S, LOOK_S, Acts, Probe
 from edge_inspect.update.choose import Names
+from edge_inspect.update.clock import utc_now
 from edge_inspect.update.live import Live
 from edge_inspect.update.machine import Machine, Result
 from edge_inspect.update.pace import Looks, Pulse
 from edge_inspect.update.stages import Outcome, Stage
 from edge_inspect.update.state import Candidate, State
-from edge_inspect.update.store import Store, utc_now
+from edge_inspect.update.store import Store
 from edge_inspect.update.wishes import Source
 from edge_wire.updates import ModelUpdate, RefusedModel
 

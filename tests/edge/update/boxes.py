@@ -10,7 +10,7 @@ from typing import Any
 from edge_inspect.update.fetch import FetchSettings, fetch_once
 from edge_inspect.update.offers import Offer
 from edge_inspect.update.transport import FetchLimits, Source
-from edge_inspect.update.trust import Trust
+from edge_inspect.update.trust import ROOT_FILE, Trust
 from tests.sim.tuf_repository import PRODUCT, TufRepository, TufServer
 
 QUICK = FetchLimits(
@@ -38,6 +38,12 @@ def source(**changes: Any) -> Source:
 def trust(folder: Path, server: TufServer, **changes: Any) -> Trust:
     given: dict[str, Any] = {"root": server.repository.first_root, "source": source(), **changes}
     return Trust(folder, metadata_url=f"{server.url}/metadata", targets_url=f"{server.url}/targets", **given)
+
+
+def start_from(folder: Path, root: bytes) -> None:
+    """As a person puts the first root.json there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ROOT_FILE).write_bytes(root)
 
 
 def on_disk(folder: Path) -> dict[str, bytes]:

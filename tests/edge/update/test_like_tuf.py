@@ -19,9 +19,8 @@ from tuf.ngclient import Updater
 from edge_inspect.errors import InspectError
 from edge_inspect.update.shelf import Shelf
 from edge_inspect.update.take import Taker
-from edge_inspect.update.trust import Trust
 from tests.edge.update import test_trust as attacks
-from tests.edge.update.boxes import source, trust
+from tests.edge.update.boxes import source, start_from, trust
 from tests.sim.tuf_repository import ROLE, TufRepository, TufServer
 
 HISTORIES = int(os.environ.get("EDGE_INSPECT_HISTORIES", "25"))
@@ -135,7 +134,7 @@ def test_ours_does_what_tufs_own_client_does(seed: int, tmp_path: Path) -> None:
     folders = {}
     for name in ("ours", "theirs"):
         folders[name] = tmp_path / name / "metadata"
-        Trust.start_from(folders[name], repository.first_root)
+        start_from(folders[name], repository.first_root)
     story: list[str] = []
     with TufServer(repository) as server:
         for _ in range(rng.randrange(2, 7)):

@@ -12,9 +12,8 @@ from tuf.api.metadata import Metadata, MetaFile, Root
 
 from edge_inspect.errors import SourceGone, Untrusted
 from edge_inspect.update import durable
-from edge_inspect.update.trust import Trust
 from edge_wire.release import SIGNED_AT
-from tests.edge.update.boxes import on_disk, trust
+from tests.edge.update.boxes import on_disk, start_from, trust
 from tests.sim.tuf_repository import ROLE, Fault, TufRepository, TufServer
 
 TARGET = "metal-plate/tiny/manifest.json"
@@ -236,7 +235,7 @@ def test_roots_are_followed_one_by_one_however_many_there_were(server: TufServer
 
 
 def test_root_in_the_folder_is_trusted_where_none_is_given(server: TufServer, tmp_path: Path) -> None:
-    Trust.start_from(tmp_path, server.repository.first_root)
+    start_from(tmp_path, server.repository.first_root)
     trust(tmp_path, server, root=None).refresh()
     server.repository.publish("root")
     trust(tmp_path, server, root=None).refresh()
