@@ -13,7 +13,7 @@ after the other: FETCH, VERIFY, PROBE in its child process, SHADOW, TRIAL. What 
 2. Whether one is bad is not taken from its name: `candidate_scores` measures it on labelled pictures. What turns out
    not to be worse is listed as harmless and counts as nothing; so does a retrain that is in fact worse.
 3. A campaign fails if one that is bad is kept, or judged longer than 60 s and 1,000 frames; and if one that is not
-   worse is refused.
+   worse is refused; and if there was neither a bad one nor a good one: nothing was tried then.
 
 Results are added to WORK/results.jsonl; what stands there is not done again.
 """
@@ -168,7 +168,7 @@ class Campaign:
     # --- the end --------------------------------------------------------------------------------------------------
 
     def _verdict(self, came: Sequence[Came], facts: dict[str, Facts]) -> dict[str, Any]:
-        bad, good, failed = [], [], []
+        bad, good = [], []
         unlike: dict[str, list[str]] = {"harmless": [], "mild": [], "elsewhere": [], "worse_retrains": []}
         for one in came:
             truth = facts[one.name].verdict if one.name in facts else "harmless" if one.is_good else "bad"
@@ -196,7 +196,8 @@ class Campaign:
             "gate_of_the_cloud": {"asked": sum(one.name in facts for one in bad), "would_pass": fooled},
             "unknown_parts": dict(self.unknown), "without": self.options.without,
             "bounds": {"bad": _bound(len(bad)), "good": _bound(len(good))},
-            "failures": len(set(failed)) + len(refused),
+            "nobody_tried": int(not bad and not good),
+            "failures": len(set(failed)) + len(refused) + int(not bad and not good),
         }  # fmt: skip
 
     def _show_table(self, came: Sequence[Came], facts: dict[str, Facts]) -> None:

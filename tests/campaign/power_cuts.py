@@ -4,28 +4,19 @@
     sudo python -m tests.campaign.power_cuts --cuts 20 --synchronous NORMAL    # must lose reports: the harness can fail
 
 A process puts, marks and prunes on the image and writes what was acknowledged to it into a ledger on another file
-system. At a random moment it is stopped (SIGSTOP); the ledger is read first, then the file behind the loop device is
-copied: what the kernel had not written to the "disk" is lost, as at a power cut. The copy is mounted (ext4 replays its
-journal), the outbox opened by the daemon's code, and read back with `sqlite3`. Then the process goes on.
-
-Limits: the disk does what it is told (one that lies about flushing is not modelled), and it loses everything unsynced
-at once, in no other order. Needs root and loop devices.
+system. At a random moment the power is cut (`loop_disk`: how, and its limits); the ledger is read first. The outbox is
+opened from what the disk then holds, by the daemon's code, and read back with `sqlite3`. Then the process goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
-import shutil
-import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,33 +25,11 @@ from edge_inspect.delivery.outbox import FILE_NAME, Outbox
 from edge_wire.messages import DefectReport
 from tests.campaign import zygote
 from tests.campaign.ledger import Ledger, Pen, broken_promises, rows, summary
+from tests.campaign.loop_disk import LoopDisk, reason_not_to
 from tests.edge.delivery.reports import DEVICE, UTC_NS, report
 
-IMAGE_BYTES = 64 << 20
 CAP_BYTES = 8 << 20
 HOUR_NS = 3600 * 10**9
-
-
-def reason_not_to() -> str:
-    """Why no power can be cut here; empty if it can."""
-    if os.geteuid() != 0:
-        return "mounting needs root"
-    missing = [tool for tool in ("losetup", "mkfs.ext4", "mount", "sqlite3") if shutil.which(tool) is None]
-    if missing:
-        return f"not installed: {', '.join(missing)}"
-    if subprocess.run(["losetup", "-f"], capture_output=True, check=False).returncode != 0:
-        return "no loop devices"
-    return ""
-
-
-@contextmanager
-def mounted(image: Path, at: Path) -> Iterator[Path]:
-    at.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-o", "loop", str(image), str(at)], check=True, capture_output=True)
-    try:
-        yield at
-    finally:
-        subprocess.run(["umount", str(at)], check=True, capture_output=True)
 
 
 class Careless(sqlite3.Connection):
@@ -98,9 +67,9 @@ def put_for_ever(folder: Path, ledger: Path, synchronous: str, seed: int) -> Non
             box.prune()
 
 
-def recover(copy: Path, at: Path, book: Ledger) -> tuple[list[str], int]:
-    """Mount the copy, open the outbox there, put to it; broken promises, and how many reports were lost."""
-    with mounted(copy, at) as folder:
+def recover(disk: LoopDisk, book: Ledger) -> tuple[list[str], int]:
+    """Open the outbox as it was at the cut, put to it; broken promises, and how many reports were lost."""
+    with disk.after_cut() as folder:
         if zygote.forked(lambda: _open_and_put(folder)) != 0:
             return ["the outbox could not be opened and put to after the cut"], 0
         found = [row for row in rows(folder / FILE_NAME) if row.part != 10**6]
@@ -117,18 +86,10 @@ def _open_and_put(folder: Path) -> None:
     box.close()
 
 
-def cut(root: Path, worker: int, ledger: Path, rng: random.Random, number: int) -> tuple[list[str], int, int]:
+def cut(disk: LoopDisk, ledger: Path, rng: random.Random, number: int) -> tuple[list[str], int, int]:
     """One power cut: broken promises, reports lost, reports acknowledged before it."""
-    time.sleep(rng.uniform(0.01, 0.35))
-    os.kill(worker, signal.SIGSTOP)
-    try:
-        os.waitpid(worker, os.WUNTRACED)
-        book = Ledger.read(ledger)
-        copy = root / "copy.img"
-        subprocess.run(["cp", "--sparse=always", str(root / "disk.img"), str(copy)], check=True)
-    finally:
-        os.kill(worker, signal.SIGCONT)
-    wrong, lost = recover(copy, root / "after", book)
+    book = disk.cut(rng.uniform(0.01, 0.35), lambda: Ledger.read(ledger))
+    wrong, lost = recover(disk, book)
     if wrong:
         print(f"cut {number}: {wrong[:3]}{' ...' if len(wrong) > 3 else ''}", file=sys.stderr, flush=True)
     return wrong, lost, len(book.put)
@@ -155,21 +116,12 @@ def campaign(cuts: int, synchronous: str, seed: int) -> tuple[int, int, int]:
 def _cuts(
     root: Path, ledger: Path, synchronous: str, rng: random.Random, count: int
 ) -> Iterator[tuple[list[str], int, int]]:
-    image = root / "disk.img"
-    image.write_bytes(b"")
-    os.truncate(image, IMAGE_BYTES)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-b", "4096", str(image)], check=True, capture_output=True)
-    with mounted(image, root / "before") as folder:
-        seed = rng.randrange(2**32)
-        worker = zygote.start(lambda: put_for_ever(folder, ledger, synchronous, seed))
-        try:
-            while not ledger.exists() or len(Ledger.read(ledger).put) < 20:
-                time.sleep(0.01)
-            for number in range(count):
-                yield cut(root, worker, ledger, rng, number)
-        finally:
-            os.kill(worker, signal.SIGKILL)
-            os.waitpid(worker, 0)
+    disk, seed = LoopDisk(root), rng.randrange(2**32)
+    with disk.worked_on(lambda folder: put_for_ever(folder, ledger, synchronous, seed)):
+        while not ledger.exists() or len(Ledger.read(ledger).put) < 20:
+            time.sleep(0.01)
+        for number in range(count):
+            yield cut(disk, ledger, rng, number)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -178,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--synchronous", choices=("FULL", "NORMAL"), default="FULL")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
-    if reason := reason_not_to():
+    if reason := reason_not_to("sqlite3"):
         print(summary("power_cuts", 0, 0, skipped=reason))
         return 1
     failed, lost, put = campaign(options.cuts, options.synchronous, options.seed)

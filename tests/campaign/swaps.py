@@ -35,7 +35,7 @@ import cv2
 import numpy as np
 import psutil
 
-from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
+from edge_inspect.capture.protocol import Pixels
 from edge_inspect.cli.log import configure_log
 from edge_inspect.config import config_from_options
 from edge_inspect.daemon import SWITCH_S, Appliance
@@ -43,6 +43,7 @@ from edge_inspect.delivery.outbox import FILE_NAME
 from edge_inspect.inference.package import ModelPackage, find_model
 from edge_inspect.lane import Judged, Lane
 from tests.line.other_models import changed_package, half_as_sure
+from tests.sim.steady_camera import SteadyCamera
 from tests.sim.tiny_model import draw_defect, write_tiny_package
 
 WAIT_S = 120.0
@@ -62,40 +63,6 @@ mode = "frame"
 [report]
 thumbnail = false
 """
-
-
-class StillCamera(Camera):
-    """The same picture with a little grain, at a steady pace; frames are numbered from 0 without a hole."""
-
-    label = "still"
-    live = True
-
-    def __init__(self, picture: Pixels, fps: float) -> None:
-        self.shown = 0
-        self.ended = threading.Event()
-        self._picture = picture
-        self._period_s = 1 / fps
-        self._next_s = 0.0
-
-    def open(self) -> Format:
-        height, width = self._picture.shape[:2]
-        self._next_s = time.monotonic()
-        return Format(width, height, 1 / self._period_s, "BGR")
-
-    def read_into(self, pixels: Pixels, stamp: Stamp) -> Read:
-        if self.ended.is_set():
-            return Read.END
-        self._next_s = max(self._next_s + self._period_s, time.monotonic() - self._period_s)
-        time.sleep(max(0.0, self._next_s - time.monotonic()))
-        np.copyto(pixels, self._picture)
-        pixels[:, self.shown % pixels.shape[1]] ^= 3  # a live picture is never twice the same
-        stamp.index, stamp.captured_ns, stamp.utc_ns = self.shown, time.monotonic_ns(), time.time_ns()
-        stamp.missed, stamp.broken = 0, ""
-        self.shown += 1
-        return Read.FRAME
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 class Oracle:
@@ -181,7 +148,7 @@ class Campaign:
         self.packages = [ModelPackage.load(second), ModelPackage.load(first)]
         most_gap_ns = options.most_gap * 1e9 / options.fps
         self.oracle = Oracle(self.packages[1].digest, self.packages[0].digest, most_gap_ns)
-        self.camera = StillCamera(picture, options.fps)
+        self.camera = SteadyCamera(picture, fps=options.fps)
         recipe = folder / "recipe.toml"
         recipe.write_text(RECIPE)
         config = config_from_options(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.campaign.commands import run
@@ -17,3 +19,8 @@ def test_a_model_that_fails_on_the_line_goes_back_and_a_retrained_one_is_kept() 
     assert result["caught_by_code"] == {"trial-non-finite": 1}
     assert not result["kept_bad"] and not result["refused_good"], result
     assert "non-finite" in result["unknown_parts"], result
+
+
+def test_a_campaign_that_tried_nobody_has_failed(tmp_path: Path) -> None:
+    result = run("candidates", "--bad", "none", "--good", str(tmp_path))
+    assert (result["bad"], result["good"], result["nobody_tried"], result["failures"]) == (0, 0, 1, 1)

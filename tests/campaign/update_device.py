@@ -49,9 +49,6 @@ class Line:
 
     judging: str
 
-    def answered(self) -> bool:
-        return any((self.root / FOLDER).glob("answers/*.json"))
-
     def active(self) -> str:
         return self.judging
 

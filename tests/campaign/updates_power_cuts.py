@@ -4,12 +4,8 @@
     sudo python -m tests.campaign.updates_power_cuts --cuts 20 --without-fsync     # must fail: the harness can see it
 
 A process takes one release after the other on the image, and now and then a person goes back; what it is doing stands
-in a ledger on another file system. At a random moment it is stopped (SIGSTOP) and the file behind the loop device is
-copied: what the kernel had not written to the "disk" is lost. The copy is mounted and the device started from it. Bad
-is what `updates_killed` calls bad.
-
-Limits: the disk does what it is told, and it loses everything unsynced at once, in no other order. Needs root and loop
-devices.
+in a ledger on another file system. At a random moment the power is cut (`loop_disk`: how, and its limits), and the
+device started from what is left. Bad is what `updates_killed` calls bad.
 """
 
 from __future__ import annotations
@@ -19,7 +15,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,10 +24,9 @@ from typing import Any
 
 from tests.campaign import zygote
 from tests.campaign.ledger import summary
-from tests.campaign.power_cuts import mounted, reason_not_to
+from tests.campaign.loop_disk import LoopDisk, reason_not_to
 from tests.campaign.update_device import Device, World, be_quiet, wrong_on_disk
 
-IMAGE_BYTES = 64 << 20
 RELEASES = 120
 BACK_EVERY = 4
 CUTS_PER_DISK = 20
@@ -65,9 +59,9 @@ def read(ledger: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in ledger.read_bytes().splitlines()] if ledger.exists() else []
 
 
-def recover(copy: Path, at: Path, world: World, doing: dict[str, Any], notes: Path) -> tuple[list[str], float]:
-    """Start from the copy; what is wrong, and how long it took until a verified model could judge."""
-    with mounted(copy, at) as folder:
+def recover(disk: LoopDisk, world: World, doing: dict[str, Any], notes: Path) -> tuple[list[str], float]:
+    """Start from what the cut left; what is wrong, and how long it took until a verified model could judge."""
+    with disk.after_cut() as folder:
         device = Device(folder / "device", world)
         wrong = wrong_on_disk(device, least_sequence=doing["floor"])
         notes.unlink(missing_ok=True)
@@ -87,42 +81,30 @@ def recover(copy: Path, at: Path, world: World, doing: dict[str, Any], notes: Pa
         return wrong + wrong_on_disk(device, least_sequence=doing["floor"]), took_s
 
 
-def cut(root: Path, worker: int, ledger: Path, world: World, rng: random.Random) -> tuple[list[str], float]:
-    time.sleep(rng.uniform(0.01, 0.35))
-    os.kill(worker, signal.SIGSTOP)
-    try:
-        os.waitpid(worker, os.WUNTRACED)
-        doing = read(ledger)[-1]
-        copy = root / "copy.img"
-        subprocess.run(["cp", "--sparse=always", str(root / "disk.img"), str(copy)], check=True)
-    finally:
-        os.kill(worker, signal.SIGCONT)
+def cut(disk: LoopDisk, ledger: Path, world: World, rng: random.Random) -> tuple[list[str], float]:
+    doing = disk.cut(rng.uniform(0.01, 0.35), lambda: read(ledger)[-1])
     assert doing["what"] != "over", "more cuts than releases"
-    wrong, took_s = recover(copy, root / "after", world, doing, ledger.with_name("judging"))
+    wrong, took_s = recover(disk, world, doing, ledger.with_name("judging"))
     return [f"{what} (doing {doing})" for what in wrong], took_s
 
 
 def cuts_on_one_disk(
     root: Path, elsewhere: Path, world: World, rng: random.Random, count: int, without_fsync: bool
 ) -> Iterator[tuple[list[str], float]]:
-    image, ledger = root / "disk.img", elsewhere / "ledger"
+    disk, ledger = LoopDisk(root), elsewhere / "ledger"
     ledger.unlink(missing_ok=True)
-    image.write_bytes(b"")
-    os.truncate(image, IMAGE_BYTES)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-b", "4096", str(image)], check=True, capture_output=True)
-    with mounted(image, root / "before") as folder:
-        device = Device(folder / "device", world)
-        device.root.mkdir()
-        subprocess.run(["sync", "-f", str(folder)], check=True)
-        worker = zygote.start(lambda: update_for_ever(device, ledger, without_fsync))
-        try:
-            while not read(ledger):
-                time.sleep(0.01)
-            for _ in range(count):
-                yield cut(root, worker, ledger, world, rng)
-        finally:
-            os.kill(worker, signal.SIGKILL)
-            os.waitpid(worker, 0)
+
+    def device(folder: Path) -> Device:
+        return Device(folder / "device", world)
+
+    with disk.worked_on(
+        lambda folder: update_for_ever(device(folder), ledger, without_fsync),
+        lambda folder: device(folder).root.mkdir(),
+    ):
+        while not read(ledger):
+            time.sleep(0.01)
+        for _ in range(count):
+            yield cut(disk, ledger, world, rng)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -31,7 +31,6 @@ import numpy as np
 import pytest
 
 from edge_inspect import updates as updates_module
-from edge_inspect.capture.protocol import Camera, Format, Pixels, Read, Stamp
 from edge_inspect.config import Config, config_from_options
 from edge_inspect.config_update import UpdateConfig
 from edge_inspect.daemon import Appliance
@@ -52,6 +51,7 @@ from edge_wire.release import Rollout
 from tests.edge.update.boxes import QUICK, on_disk, settings_for
 from tests.edge.update.packages import Change, package
 from tests.line.conftest import RECIPE, with_model_of_the_box
+from tests.sim.steady_camera import SteadyCamera
 from tests.sim.tiny_model import draw_defect
 from tests.sim.tuf_repository import PRODUCT, TufRepository, TufServer
 
@@ -70,36 +70,12 @@ def until(true: Callable[[], bool], what: Callable[[], object] = lambda: "") -> 
         time.sleep(0.02)
 
 
-class Belt(Camera):
-    """A good part and one with a faint scratch, in turn, at a steady pace; frames are numbered without a hole."""
-
-    label = "belt"
-    live = True
-
-    def __init__(self) -> None:
-        good = np.full((192, 320, 3), 128, np.uint8)
-        bad = good.copy()
-        draw_defect(bad, (100, 60, 130, 90), 0, FAINT)
-        self._pictures = good, bad
-        self._shown = 0
-        self._next_s = 0.0
-
-    def open(self) -> Format:
-        self._next_s = time.monotonic()
-        return Format(320, 192, FPS, "BGR")
-
-    def read_into(self, pixels: Pixels, stamp: Stamp) -> Read:
-        self._next_s = max(self._next_s + 1 / FPS, time.monotonic() - 1 / FPS)
-        time.sleep(max(0.0, self._next_s - time.monotonic()))
-        np.copyto(pixels, self._pictures[self._shown % 2])
-        pixels[:, self._shown % 320] ^= 3  # a live picture is never twice the same
-        stamp.index, stamp.captured_ns, stamp.utc_ns = self._shown, time.monotonic_ns(), time.time_ns()
-        stamp.missed, stamp.broken = 0, ""
-        self._shown += 1
-        return Read.FRAME
-
-    def close(self) -> None:
-        """Nothing is held."""
+def belt() -> SteadyCamera:
+    """A good part and one with a faint scratch, in turn."""
+    good = np.full((192, 320, 3), 128, np.uint8)
+    bad = good.copy()
+    draw_defect(bad, (100, 60, 130, 90), 0, FAINT)
+    return SteadyCamera(good, bad, fps=FPS)
 
 
 @dataclass
@@ -162,7 +138,7 @@ class Victim:
         self._settings = settings_for(self.models_dir, self.repository, self.server.url, known=self._known)
         self.settings = self._settings
         self._patch(patch)
-        self.appliance = Appliance(self.config, cameras={"camera": Belt()}, tell=self.frames.tell)
+        self.appliance = Appliance(self.config, cameras={"camera": belt()}, tell=self.frames.tell)
         self._daemon_stop = threading.Event()
         self._error: list[BaseException] = []
         self._thread = threading.Thread(target=self._run, name="victim")
