@@ -271,10 +271,11 @@ def _refuse_foreign_reports(db: sqlite3.Connection, path: Path, ours: str) -> No
 
 
 def schema_of(path: Path) -> int:
-    """Which schema the file has, without touching it; 0 for none that can be read."""
-    if not path.exists():
-        return 0
+    """Which schema the file has, without touching it; 0 for none that can be read. Raises StorageFailing: no room."""
     try:
+        if not path.exists():
+            return 0
+        insist_on_room_for_index(path)
         with contextlib.closing(read_only(path)) as db:
             return int(_pragma(db, "user_version"))
     except (sqlite3.Error, OSError):

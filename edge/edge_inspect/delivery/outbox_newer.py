@@ -27,7 +27,10 @@ _PARTS = ("-shm", "-wal", "")
 
 def set_aside(path: Path, now_ns: int) -> Path | None:
     """Move the file away if a newer program wrote it; under which name. Raises StorageFailing."""
-    _finish(path)
+    try:
+        _finish(path)
+    except OSError as err:
+        raise StorageFailing(f"{path.parent}: {err.strerror}") from err
     if file.schema_of(path) <= file.SCHEMA:
         return None
     kept = file.name_aside(path, _MARK, now_ns)
