@@ -78,6 +78,8 @@ def open_store(url: str) -> Store:
         return Folder(Path(url))
     if scheme == "file":
         return Folder(Path(urlsplit(url).path))
+    from cloud_inspect.release.remote import Remote
+
     return Remote(url)
 
 
@@ -136,7 +138,7 @@ class Folder:
 
     def copy_in(self, name: str, source: IO[bytes], length: int, sha256: str, progress: Progress = QUIET) -> None:
         with self._appearing(name) as file:
-            _copy(source, file, name, length, sha256, progress)
+            copy_checked(source, file, name, length, sha256, progress)
 
     def remove(self, name: str) -> None:
         with world(self.path / name):
@@ -165,10 +167,10 @@ class Folder:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:
             file.seek(0)
-            holder = _holder(file.read(4096).decode(errors="replace"))
+            holder = holder_of(file.read(4096).decode(errors="replace"))
             raise StoreGone("locked", f"{self.url}: {holder} is writing; try again") from err
         file.truncate(0)
-        file.write(_who().encode())
+        file.write(who().encode())
 
     def break_lock(self) -> None:
         """Nothing to do: the kernel takes it from whoever died."""
@@ -199,79 +201,7 @@ class Folder:
             sync_folder(path.parent)
 
 
-class Remote:
-    """Wherever fsspec goes."""
-
-    def __init__(self, url: str) -> None:
-        import fsspec
-
-        self.url = url
-        try:
-            self._fs, self._base = fsspec.core.url_to_fs(url)
-        except (ValueError, ImportError) as err:
-            raise BadRelease("store-unknown", f"{url}: {_first_line(err)}") from err
-
-    def open(self, name: str) -> IO[bytes]:
-        with world(f"{self.url}/{name}"):
-            file: IO[bytes] = self._fs.open(self._at(name), "rb")
-            return file
-
-    def names(self, folder: str) -> list[str]:
-        with world(f"{self.url}/{folder}"):
-            self._fs.invalidate_cache()
-            try:
-                found = self._fs.find(self._at(folder))
-            except FileNotFoundError:
-                return []
-        start = len(self._at("")) if self._base.rstrip("/") else 0
-        return sorted(one[start:].lstrip("/") for one in found)
-
-    def write(self, name: str, content: bytes) -> None:
-        with world(f"{self.url}/{name}"):
-            self._make_room_for(name)
-            self._fs.pipe_file(self._at(name), content)
-
-    def copy_in(self, name: str, source: IO[bytes], length: int, sha256: str, progress: Progress = QUIET) -> None:
-        with world(f"{self.url}/{name}"):
-            self._make_room_for(name)
-            try:
-                with self._fs.open(self._at(name), "wb") as file:
-                    _copy(source, file, name, length, sha256, progress)
-            except BaseException:
-                self.remove(name)  # a file object of fsspec keeps what it has when it is closed by an error
-                raise
-
-    def remove(self, name: str) -> None:
-        with world(f"{self.url}/{name}"), suppress(FileNotFoundError):
-            self._fs.rm_file(self._at(name))
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        with world(f"{self.url}/{LOCK}"):
-            self._make_room_for(LOCK)
-            try:
-                self._fs.pipe_file(self._at(LOCK), _who().encode(), mode="create")
-            except FileExistsError as err:
-                holder = _holder((read(self, LOCK) or b"").decode(errors="replace"))
-                raise StoreGone(
-                    "locked", f"{self.url}: {holder} is writing; if that is over for sure: --break-lock"
-                ) from err
-        try:
-            yield
-        finally:
-            self.remove(LOCK)
-
-    def break_lock(self) -> None:
-        self.remove(LOCK)
-
-    def _at(self, name: str) -> str:
-        return f"{self._base.rstrip('/')}/{name}"
-
-    def _make_room_for(self, name: str) -> None:
-        self._fs.makedirs(self._at(name).rpartition("/")[0], exist_ok=True)
-
-
-def _copy(source: IO[bytes], file: IO[bytes], name: str, length: int, sha256: str, progress: Progress) -> None:
+def copy_checked(source: IO[bytes], file: IO[bytes], name: str, length: int, sha256: str, progress: Progress) -> None:
     digest, done = hashlib.sha256(), 0
     while chunk := source.read(CHUNK_BYTES):
         file.write(chunk)
@@ -291,7 +221,7 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _who() -> str:
+def who() -> str:
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return json.dumps({"user": _user(), "host": socket.gethostname(), "pid": os.getpid(), "since": now})
 
@@ -303,7 +233,7 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _holder(text: str) -> str:
+def holder_of(text: str) -> str:
     try:
         who = json.loads(text)
         return f"{who['user']} on {who['host']} (process {who['pid']}, since {who['since']})"
@@ -320,8 +250,8 @@ def world(where: object) -> Iterator[None]:
         raise
     except OSError as err:
         code = {errno.ENOSPC: "disk-full", errno.EDQUOT: "disk-full", errno.EROFS: "read-only"}.get(err.errno or 0)
-        raise StoreGone(code or "store-gone", f"{where}: {err.strerror or _first_line(err)}") from err
+        raise StoreGone(code or "store-gone", f"{where}: {err.strerror or first_line(err)}") from err
 
 
-def _first_line(err: BaseException) -> str:
+def first_line(err: BaseException) -> str:
     return (str(err).splitlines() or [type(err).__name__])[0]

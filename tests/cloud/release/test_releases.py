@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import threading
 import uuid
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from cloud_inspect.release.publish import keep_signed, publish, resign
 from cloud_inspect.release.repository import load, utc_now
 from cloud_inspect.release.rollouts import make_wish, released
 from cloud_inspect.release.serve import ReleaseServer
+from cloud_inspect.release.store import open_store
 from cloud_inspect.release.verify import verify
 from edge_wire.release import SIGNED_AT
 from tests.cloud.release.plant import PRODUCT, ROLE, Plant, Reader
@@ -95,15 +97,42 @@ def test_every_release_of_a_channel_has_the_next_sequence(plant: Plant) -> None:
     assert plant.reader().rollout(channel="canary").sequence == 1
 
 
-@pytest.mark.parametrize("where", ["memory", "folder"])
-def test_a_repository_may_lie_anywhere_fsspec_goes(tmp_path: Path, where: str) -> None:
-    url = f"memory://{uuid.uuid4().hex}/models" if where == "memory" else f"file://{tmp_path}/models"
-    plant = Plant(tmp_path, url)
+@pytest.mark.parametrize("url", ["memory://{name}/models", "file://{folder}/models", "local://{folder}/models"])
+def test_a_repository_may_lie_anywhere_fsspec_goes(tmp_path: Path, url: str) -> None:
+    plant = Plant(tmp_path, url.format(name=uuid.uuid4().hex, folder=tmp_path))
     plant.release("1.0.0")
     plant.release("1.1.0")
     assert plant.reader().version() == "1.1.0"
     assert verify(plant.store, plant.root).troubles == ()
     assert plant.staged.names("") == [] or plant.staged.names("metadata") == []
+
+
+def test_repository_in_an_archive_is_read_and_a_write_to_it_is_one_line(plant: Plant) -> None:
+    plant.release("1.0.0")
+    archive = shutil.make_archive(str(plant.folder / "models"), "zip", plant.url)
+    stores = [open_store(f"zip://::{archive}") for _ in range(2)]
+    assert verify(stores[0], plant.root).troubles == ()
+    with pytest.raises(StoreGone, match=r"\[store-gone\]$") as raised:
+        resign(stores[1], plant.signers("online"), plant.now, force=True)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(BadRelease, match=r"\[store-unknown\]$"):
+        open_store(f"zip://::{plant.folder}/none.zip")
+
+
+def test_file_that_breaks_off_far_away_is_one_line(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clients below fsspec raise what they like, e.g. aiohttp.ClientPayloadError."""
+    from fsspec.implementations.memory import MemoryFile
+
+    far = Plant(plant.folder / "far", f"memory://{uuid.uuid4().hex}")
+    far.release("1.0.0")
+
+    def breaks_off(*_: object) -> bytes:
+        raise RuntimeError("payload is not completed")
+
+    monkeypatch.setattr(MemoryFile, "read", breaks_off)
+    with pytest.raises(StoreGone, match="payload is not completed") as raised:
+        load(far.store)
+    assert raised.value.code == "store-gone"
 
 
 def test_client_that_knew_the_old_release_takes_the_new_one(plant: Plant) -> None:
@@ -225,8 +254,6 @@ def test_signer_may_not_sign_what_was_changed_after_the_first_signature(tmp_path
 
 
 def test_staged_elsewhere_is_published_all_the_same(plant: Plant) -> None:
-    from cloud_inspect.release.store import open_store
-
     elsewhere = open_store(str(plant.folder / "stick"))
     change = Change(plant.store, elsewhere, plant.now)
     signers = plant.signers(f"{ROLE}-1")
@@ -468,8 +495,6 @@ def test_unknown_product_and_empty_place_are_refused_by_name(plant: Plant, tmp_p
     with pytest.raises(BadRelease, match=f"it has: {PRODUCT}") as raised:
         plant.sign("1.0.0", product="other")
     assert code_of(raised) == "unknown-product"
-    from cloud_inspect.release.store import open_store
-
     with pytest.raises(BadRelease) as nothing:
         load(open_store(str(tmp_path / "nowhere")))
     assert code_of(nothing) == "not-a-repository"
@@ -480,7 +505,6 @@ def test_unknown_product_and_empty_place_are_refused_by_name(plant: Plant, tmp_p
 
 def test_keys_may_not_lie_in_the_repository(tmp_path: Path) -> None:
     from cloud_inspect.release.founding import found
-    from cloud_inspect.release.store import open_store
 
     with pytest.raises(BadKey) as raised:
         found(open_store(str(tmp_path)), tmp_path / "keys", [PRODUCT], utc_now())
