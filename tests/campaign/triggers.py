@@ -44,7 +44,7 @@ from edge_inspect.line import modbus_map as at
 from edge_inspect.line.modbus_client import ModbusClient
 from edge_inspect.line.plc_program import PlcPart, PlcProgram
 from edge_inspect.line.plc_sim import PlcAsServer
-from edge_inspect.line.protocol import LATE, Trigger
+from edge_inspect.line.protocol import Trigger
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.parts import Look
 from tests.campaign.flash_camera import BAD, FlashCamera
@@ -208,7 +208,7 @@ class Campaign:
         counts = appliance.lines["line"].side.counts
         self.of_the_daemon = {
             "triggers": counts.triggers, "ok": counts.ok, "ng": counts.ng, **counts.unknown,
-            "withdrawn": counts.withdrawn.total(), "late": client.counts()[LATE],
+            "withdrawn": counts.withdrawn.total(), **client.counts(),
         }  # fmt: skip
 
     def _config(self, table: ModbusClientConfig, model: Path) -> Config:

@@ -244,9 +244,12 @@ class ModbusClient(Adapter):
                 elif answer.kind != "UNKNOWN":
                     self.changed(answer, now_ns)
                 self.late += result.kind != answer.kind or answer.is_late(now_ns)
+            # A PLC that does not wait for its ring has given one place to two parts: only one answer fits.
+            gone = [answer for answer in answers if not self._edge.places(answer.sequence)]
+            self._lose(gone)
             for first, count in _runs(sorted(set(slots))):
                 self._write(first, self._edge.words[first : first + count])
-            self._take_back(verdicts, time.monotonic_ns())
+            self._take_back([answer for answer in verdicts if answer not in gone], time.monotonic_ns())
 
     def _take_back(self, written: Sequence[Answer], now_ns: int) -> None:
         """Of verdicts whose writing has just been confirmed: those that were late are written over."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edge_inspect.line.desk import Desk
 from edge_inspect.line.protocol import Answer, AnswerKind, Trigger
 from edge_inspect.line.reject import MS, RejectTracker
 
@@ -64,6 +65,23 @@ def test_a_part_goes_once_however_often_it_is_told(clock: Clock, gate: Gate) -> 
     clock.now_ns += 800 * MS
     tracker.step()
     assert len(gate.pulses) == 1
+
+
+def test_five_parts_on_a_counter_that_stands_still_are_one_ok_and_four_that_go(clock: Clock, gate: Gate) -> None:
+    tracker = timed(gate, clock)
+    desk = Desk(50 * MS, [tracker], clock_ns=clock)
+    for number in range(5):
+        desk.fire(Trigger(7, clock.now_ns, "modbus-client"))
+        if number == 0:
+            part = desk.due(clock.now_ns)
+            assert part is not None
+            desk.answer(part, "OK", "no-defect")
+        clock.now_ns += 500 * MS
+        tracker.step()
+    clock.now_ns += 800 * MS
+    tracker.step()
+    assert tracker.counts.rejected == 4 and desk.counts.ok == 1
+    assert len(gate.pulses) + tracker.counts.missed == 4, "each at its own time"
 
 
 def test_an_ok_that_could_not_be_told_in_time_goes_once(clock: Clock, gate: Gate) -> None:
