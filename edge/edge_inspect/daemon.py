@@ -28,14 +28,11 @@
 
 from __future__ import annotations
 
-import platform
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import structlog
@@ -55,13 +52,12 @@ from edge_inspect.health import vitals
 from edge_inspect.health.computing import Computing
 from edge_inspect.health.doors import Doors, doors
 from edge_inspect.health.notify import Heart, Notifier, Watchdog
-from edge_inspect.health.observed import LinkPulse, Observed
 from edge_inspect.health.patience import Patience, end_process
-from edge_inspect.health.saved import EveryFrame
 from edge_inspect.line.protocol import Adapter
 from edge_inspect.lines import Lines
 from edge_inspect.models import LiveModels
 from edge_inspect.pipeline import Judged, Lane, Pipeline, Watcher
+from edge_inspect.presence import Presence
 from edge_inspect.printing import Printer
 from edge_inspect.reporting import defect_report, evidence_subject
 from edge_inspect.station import Engines, Station
@@ -73,9 +69,6 @@ from edge_wire.topics import Topics
 
 log = structlog.get_logger()
 
-OUTBOX_LOOK_EVERY_S = 5.0
-MOST_ALARMS = 64
-"""That a state message has room for."""
 CHECK_S = 600.0
 """How long the check of a large outbox on a slow disk may take at the start."""
 START_MORE_S = 30.0
@@ -118,12 +111,7 @@ class Appliance:
     ) -> None:
         self.config = config
         self.topics = Topics(config.device.site, config.device.line, config.device.device)
-        self.started = time.monotonic()
-        self.since = datetime.now(timezone.utc)
         self._end = threading.Event()
-        self._announced: wire.DeviceState | None = None
-        self._next_vitals_s = 0.0
-        self._every_frame = EveryFrame()
         self._notifier = notifier or Notifier(None)
         self._printers = printers
         self._telling = Telling(self.topics, told_paths)
@@ -161,8 +149,11 @@ class Appliance:
         self.evidence: EvidenceStore | None = None
         self._pulse: vitals.Pulse | None = None
         self._doors: Doors | None = None
-        self._outbox_vitals: wire.OutboxVitals | None = None
-        self._next_outbox_look_s = 0.0
+        said = self._presence = Presence(
+            self.topics, self.stations, self.lines, self.updates, self._computing,
+            alarms=self._alarms, hearts=self._hearts, printers=printers,
+        )  # fmt: skip
+        self.state, self.observe = said.state, said.observe
         if deliver:
             self._build_delivery()
 
@@ -226,25 +217,25 @@ class Appliance:
 
     def _build_delivery(self) -> None:
         """Outbox, its writer and, if there is a broker, the courier. Raises InUse for a second daemon."""
-        config = self.config
+        config, said = self.config, self._presence
         if config.evidence.enabled:
             keys = config.evidence.model_dump(exclude={"enabled"})
-            self.evidence = EvidenceStore(config.state_dir / FOLDER, **keys)
+            said.evidence = self.evidence = EvidenceStore(config.state_dir / FOLDER, **keys)
         self._notifier.extend(CHECK_S)
-        self.outbox = self._open_outbox()
+        said.outbox = self.outbox = self._open_outbox()
         self.outbox.told = self._telling.open(config.state_dir, self.stations)
-        self._pulse = vitals.Pulse(self._beat)
+        self._pulse = vitals.Pulse(said.beat)
         self._doors = doors(config, self.observe)
         if config.mqtt is None:
-            self.writer = OutboxWriter(self.outbox, wake=lambda: None)
+            said.writer = self.writer = OutboxWriter(self.outbox, wake=lambda: None)
             return
         mqtt = config.mqtt
-        self.courier = Courier(
+        said.courier = self.courier = Courier(
             self.outbox, broker_of(mqtt), self.topics, state=self.state(), ack=mqtt.ack, resend_s=mqtt.resend_s,
             drain_per_s=mqtt.drain_per_s, max_packet_bytes=mqtt.max_packet_bytes,
             desired=self.updates.hint if self.updates else None,
         )  # fmt: skip
-        self.writer = OutboxWriter(self.outbox, wake=self.courier.wake)
+        said.writer = self.writer = OutboxWriter(self.outbox, wake=self.courier.wake)
 
     def _open_outbox(self) -> Outbox:
         """As a service, wait for another daemon to end: starting again and again would take its processor. InUse else.
@@ -265,81 +256,6 @@ class Appliance:
                 self._notifier.extend(START_MORE_S)
                 time.sleep(LOOK_FOR_OTHER_S)
 
-    def state(self) -> wire.DeviceState:
-        """What the plant should know of this device right now; retained at the broker."""
-        drifts = {name: station.drift for name, station in self.stations.items()}
-        reporting = (self.writer, self.courier, self.evidence, self.updates, self._doors, self.shadow, self._computing)
-        alarms = [alarm for who in reporting if who for alarm in who.alarms()]
-        return wire.DeviceState(
-            site=self.topics.site,
-            line=self.topics.line,
-            device=self.topics.device,
-            status="online",
-            since=self.since,
-            epoch=self.outbox.epoch if self.outbox else None,
-            versions={"edge-inspect": metadata.version("edge-inspect"), "python": platform.python_version()},
-            cameras=tuple(
-                wire.CameraState(name=name, status=wire.CameraStatus(s.status), reason=s.trouble)
-                for name, s in self.stations.items()
-            ),
-            degraded=(*alarms, *self.lines.alarms(), *vitals.drifting(drifts))[:MOST_ALARMS],
-            update=self.updates.block() if self.updates else None,
-        )
-
-    def observe(self) -> Observed:
-        """Everything that whoever looks in may see, as of now. Waits for nobody."""
-        courier, now_ns = self.courier, time.monotonic_ns()
-        return Observed(
-            device=f"{self.topics.site}/{self.topics.line}/{self.topics.device}",
-            version=metadata.version("edge-inspect"),
-            python=platform.python_version(),
-            uptime_s=time.monotonic() - self.started,
-            cameras=[station.pulse() for station in self.stations.values()],
-            lines=self.lines.counts(),
-            rejects=self.lines.rejects(),
-            adapters=self.lines.adapters(),
-            outbox=self._outbox_vitals,
-            evidence=self.evidence.vitals() if self.evidence else None,
-            link=LinkPulse(courier.connected, str(courier.failure or ""), courier.vitals()) if courier else None,
-            update=self.updates.block() if self.updates else None,
-            update_counts=self.updates.counts() if self.updates else None,
-            alarms=self.state().degraded,
-            threads={heart.name: heart.age_s(now_ns) for heart in self._hearts()},
-            log_lines_lost=sum(printer.lost for printer in self._printers),
-            every_frame_bytes={
-                name: size for name in self.stations if (size := self._every_frame.of(name)) is not None
-            },
-            rss_bytes=vitals.rss_bytes(),
-            temperature_c=vitals.temperature_c(),
-        )
-
-    def _beat(self) -> None:
-        """The vitals thread, once a second: look into the outbox; with a broker, publish."""
-        if self.writer is not None and time.monotonic() >= self._next_outbox_look_s:
-            self._next_outbox_look_s = time.monotonic() + OUTBOX_LOOK_EVERY_S
-            self._outbox_vitals = self.writer.vitals()
-        if self.evidence is not None:
-            for name, station in self.stations.items():
-                self._every_frame.look(name, station.pulse().counts.frames, self.evidence.frame_jpeg_bytes(name))
-        self.lines.show_alarms()
-        self._computing.look([station.pulse() for station in self.stations.values()])
-        if self.courier is not None:
-            self._publish()
-
-    def _publish(self) -> None:
-        """State if it has changed, and vitals."""
-        assert self.courier is not None and self.writer is not None
-        state = self.state()
-        if state != self._announced:
-            self.courier.announce(state)
-            self._announced = state
-        if time.monotonic() >= self._next_vitals_s:
-            self._next_vitals_s = time.monotonic() + vitals.EVERY_S
-            pulses = [station.pulse() for station in self.stations.values()]
-            link, evidence = self.courier.vitals(), self.evidence.vitals() if self.evidence else None
-            outbox, lines = self.writer.vitals(), self.lines.vitals()
-            self.courier.publish_vitals(vitals.vitals(self.topics, self.started, pulses, outbox, link, evidence, lines))
-
     def _close(self, inspect: Thread, delivering: Sequence[Thread]) -> None:
         """Close what no living thread uses any more; the rest goes with the process."""
         if not any(thread.is_alive() for thread in delivering):
@@ -348,6 +264,10 @@ class Appliance:
                     end.close()
         if not inspect.is_alive():
             self._engines.close()
+
+    def _alarms(self) -> list[wire.Degraded]:
+        reporting = (self.writer, self.courier, self.evidence, self.updates, self._doors, self.shadow, self._computing)
+        return [alarm for who in reporting if who for alarm in who.alarms()]
 
     def _all_ended(self) -> bool:
         return all(station.grabber.ended.is_set() for station in self.stations.values())
