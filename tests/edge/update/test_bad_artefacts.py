@@ -233,6 +233,7 @@ def test_revoked_model_goes_back_at_once(audience: dict[str, list[str]], victim:
     victim.judges(victim.factory_digest)
     state = victim.state()
     assert revoked in state.revoked and state.active is None
+    until(lambda: victim.last_line()[1] == victim.factory_digest, victim.last_line)  # written once it judges
     entries = [entry for entry in look(victim.state_folder)[1].entries if entry.event == "activated"]
     assert (entries[-1].replaced, entries[-1].code) == (revoked, "revoked")
 
