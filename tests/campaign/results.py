@@ -296,6 +296,8 @@ def compare(bench: Bench, plan: Plan) -> dict[str, Any]:
         "put_but_not_promised": sum(key not in promised for key in found),
         "quarantined": int(bench.database.rows("SELECT count(*) FROM quarantine")[0][0]),
         "raw_duplicates": raw,
+        "arrivals": witness.arrivals,
+        "answered": witness.answered.total(),
         "raw_duplicates_answered": witness.sure_repeats,
         "raw_duplicates_by_ingester": counted,
         "unseen": sum(key not in witness.ids for key in found),
