@@ -19,6 +19,7 @@ boot. An outline is the report of a camera's part as far as it is known beforeha
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -76,7 +77,8 @@ def read_boot() -> str:
 class ToldJournal:
     """Any thread may `note`; the outbox's thread does the rest. Raises NoJournal.
 
-    path: of the file. device: whose entries count; others' are left out, counted in a line.
+    path: of the file. stays: it is kept even when it ends empty. device: whose entries count; others' are left out,
+    counted in a line.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class ToldJournal:
         path: Path,
         *,
         device: str,
+        stays: bool = True,
         boot: Callable[[], str] = read_boot,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         utc_ns: Callable[[], int] = time.time_ns,
@@ -94,6 +97,7 @@ class ToldJournal:
         self.left: list[Left] = []
         """What earlier lives told and may not have put, oldest first."""
         self._device = device
+        self._stays = stays
         self._monotonic_ns = monotonic_ns
         self._utc_ns = utc_ns
         self._lock = threading.Lock()
@@ -110,9 +114,12 @@ class ToldJournal:
         self._read()
 
     def close(self) -> None:
-        """Nothing is noted any more. The file stays."""
+        """Nothing is noted any more. The file stays, or goes where nothing is left in it."""
         with self._lock:
             if not self._map.closed:
+                if not self._stays and not self._slots:
+                    with contextlib.suppress(OSError):
+                        self.path.unlink()
                 self._map.close()
                 os.close(self._handle)
 
@@ -293,8 +300,8 @@ def _open(path: Path) -> tuple[int, mmap.mmap]:
     """The file, ours alone, with all of its blocks on disk. Raises OSError."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
-        _check_ours(handle, path)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _check_ours(handle, path)  # now: whoever had it may just have removed it
         if os.fstat(handle).st_size != SIZE_BYTES:
             os.ftruncate(handle, 0)
         os.posix_fallocate(handle, 0, SIZE_BYTES)  # a hole on a full disk would be a SIGBUS

@@ -1,7 +1,8 @@
 """Where the journal of what was told may lie: in memory, where that outlives this process, else in `state_dir`.
 
 1. $RUNTIME_DIRECTORY, which systemd gives to the service alone; else $XDG_RUNTIME_DIR, else /dev/shm. The last two are
-   shared: there the name carries a digest of `state_dir`, and a file that is not ours alone is not touched.
+   shared: there the name carries a digest of `state_dir`, a file that is not ours alone is not touched, and one with
+   nothing left in it goes at a good end.
 2. `state_dir` comes last: there a disk that stalls can hold up who tells the line.
 3. The first place that can be had is taken; but one that still holds entries of an earlier life comes before all
    others, for the environment of two lives may differ.
@@ -40,7 +41,7 @@ def open_journal(paths: Iterable[Path], device: str) -> ToldJournal:
     refused = []
     for path in sorted(paths, key=lambda path: not holds_entries(path)):
         try:
-            return ToldJournal(path, device=device)
+            return ToldJournal(path, device=device, stays=path.name == FILE_NAME)
         except NoJournal as err:
             refused.append(str(err))
     raise NoJournal("; ".join(refused))

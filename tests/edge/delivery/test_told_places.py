@@ -110,12 +110,27 @@ def test_what_is_not_ours_alone_is_not_touched_and_the_next_place_taken(
 def test_a_file_of_another_user_is_not_touched(tmp_path: Path, shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(open_journal(paths(tmp_path), DEVICE)) as journal:
         ours = journal.path
+        journal.introduce(outline())
+        note(journal, 7)
     stranger = os.geteuid() + 1
     shm_owner = shm.stat()
     monkeypatch.setattr(os, "geteuid", lambda: stranger)
     monkeypatch.setattr(Path, "stat", lambda path, **_: os.stat_result((*shm_owner[:4], stranger, *shm_owner[5:])))
     with pytest.raises(NoJournal, match="somebody else"):
         ToldJournal(ours, device=DEVICE)
+
+
+def test_in_a_shared_place_nothing_stays_behind_a_good_end(tmp_path: Path, shm: Path) -> None:
+    with closing(open_journal(paths(tmp_path), DEVICE)) as journal:
+        journal.introduce(outline())
+        note(journal, 7)
+    assert len(list(shm.iterdir())) == 1
+    with closing(open_journal(paths(tmp_path), DEVICE)) as journal:
+        journal.clear(left.number for left in journal.left)
+    assert list(shm.iterdir()) == []
+    with closing(open_journal([tmp_path / "state" / FILE_NAME], DEVICE)) as journal:
+        assert journal.path.exists()
+    assert journal.path.exists()
 
 
 def test_no_place_at_all_names_each(tmp_path: Path, shm: Path) -> None:
