@@ -208,7 +208,8 @@ def test_an_ok_that_an_adapter_could_not_tell_in_time_is_counted_reported_and_re
     line, notes = stage(camera, [plc], deliver=True, line=reject)
     tracker = line.lines["gate"].tracker
     assert tracker is not None
-    tracker._travel_ns = 0  # a test does not wait for the recipe's patient deadline
+    tracker._travel_ns = 0  # a test does not wait for the recipe's patient deadline,
+    tracker._pulse_ms = 600_000.0  # and no machine is too slow for the gate
     run_until(gone, line)
     counts = line.lines["gate"].side.counts
     assert (counts.ok, counts.ng, dict(counts.unknown), dict(counts.withdrawn)) == (1, 1, {"deadline": 2}, {"OK": 2})
