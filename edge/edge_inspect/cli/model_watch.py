@@ -32,7 +32,8 @@ EVERY_S = 0.5
 GONE_S = 60.0
 """So long a daemon may be gone, once it was there: it is started anew."""
 STAGES = ("fetch", "verify", "probe", "shadow", "trial", "keep")
-BAR = 24
+COUNTED = ("shadow", "trial")
+BAR = 20
 Timeout = Annotated[
     float | None,
     typer.Option("--timeout", metavar="S", min=0.0, help="Give up after S seconds; exit code 1. (default: never)"),
@@ -62,7 +63,10 @@ class Watched:
             self.candidate = update["candidate"]
         if stage != "idle":
             self.took_s[stage] = max(0.0, (now - _moment(update["since"])).total_seconds())
-        self.counts = update.get("counts") or self.counts
+        counts = update.get("counts")
+        self.counts = counts or self.counts
+        if stage in COUNTED:  # what `update` says for everybody may be some seconds old
+            update = {**update, "progress": counts.get("progress") if counts else None}
         self.update = update
         if update["candidate"] is None and stage == "idle":
             self.outcome = self._ended(update)
@@ -137,6 +141,8 @@ def _updates(state_dir: Path, timeout_s: float | None) -> Iterator[dict[str, Any
 
 def page(watched: Watched) -> RenderableType:
     """For a terminal: a bar for each stage."""
+    if not watched.took_s:
+        return Group(_head(watched), *_last(watched))
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -150,36 +156,38 @@ def page(watched: Watched) -> RenderableType:
         if number == at:
             share = watched.update["progress"] or 0.0
         bar = ProgressBar(total=1.0, completed=share, width=BAR)
-        table.add_row(Text(name, "bold" if number == at else ""), bar, *_told(watched, name, number == at))
+        share_text = "done" if share == 1.0 and number != at else ""
+        if number == at and watched.update["progress"] is not None:
+            share_text = f"{watched.update['progress']:.0%}"
+        table.add_row(Text(name, "bold" if number == at else ""), bar, share_text, _told(watched, name))
     back = [Text("going back to the model before", "bold red")] if stage == "revert" else []
     return Group(_head(watched), table, *back, *_beside(watched), *_last(watched))
 
 
-def _told(watched: Watched, stage: str, now: bool) -> tuple[str, str]:
-    took_s = watched.took_s.get(stage)
-    progress = watched.update["progress"]
-    share = f"{progress:.0%}" if now and progress is not None else ""
-    if took_s is None:
-        return share, ""
+def _told(watched: Watched, stage: str) -> str:
+    if (took_s := watched.took_s.get(stage)) is None:
+        return ""
     counted = _counted(watched.counts) if watched.counts and watched.counts["stage"] == stage else ""
-    return share, f"{took_s:.0f} s{', ' if counted else ''}{counted}"
+    return f"{took_s:.0f} s{', ' if counted else ''}{counted}"
 
 
 def _counted(counts: dict[str, Any]) -> str:
     if counts["stage"] == "shadow":
         rejected = f", {counts['active_ng']} of {counts['least_rejected']} NG" if counts["least_rejected"] else ""
         return f"{counts['parts']} of {counts['parts_wanted']} parts compared{rejected}"
-    least = f", {counts['seconds']:.0f} of {counts['least_s']} s" if counts["least_s"] else ""
-    return f"{counts['parts']} of {counts['parts_wanted']} parts judged{least}, {counts['compared']} compared"
+    least = f", least {counts['least_s']} s" if counts["least_s"] else ""
+    return f"{counts['parts']} of {counts['parts_wanted']} parts, {counts['compared']} compared{least}"
 
 
 def _head(watched: Watched) -> Text:
     head = Text()
     if watched.candidate is not None:
         head.append(_name(watched.candidate), "bold")
-        head.append(" ")
+        if watched.update["active"] == watched.candidate["digest"]:
+            return head.append(" judges now")
+        head.append("; ")
     elif watched.update["stage"] == "idle":
-        head.append("nothing is tried; waiting for a model.  ", "dim")
+        head.append("nothing is tried; waiting for a model; ", "dim")
     return head + Text(f"{watched.update['active'][7:19]} judges")
 
 

@@ -111,10 +111,11 @@ class Updater:
         return shown
 
     def counts(self) -> dict[str, float | str] | None:
-        """Of the shadow or the trial that is under way."""
-        counts = self.pulse.counts
-        under_way = counts is not None and counts["stage"] == self._store.state.stage.value
-        return counts if under_way and self.pulse.progress is not None else None
+        """Of the shadow or the trial that is under way, with its progress as of now."""
+        counts, progress = self.pulse.counts, self.pulse.progress
+        if counts is None or progress is None or counts["stage"] != self._store.state.stage.value:
+            return None
+        return {**counts, "progress": round(progress, 3)}
 
     def alarms(self) -> list[tuple[str, str]]:
         """(code, detail) of what works worse than it should."""
