@@ -157,6 +157,8 @@ def page(watched: Watched) -> RenderableType:
             share = watched.update["progress"] or 0.0
         bar = ProgressBar(total=1.0, completed=share, width=BAR)
         share_text = "done" if share == 1.0 and number != at else ""
+        if at < 0 and name in watched.took_s and not any(later in watched.took_s for later in STAGES[number + 1 :]):
+            share_text = "ended"
         if number == at and watched.update["progress"] is not None:
             share_text = f"{watched.update['progress']:.0%}"
         table.add_row(Text(name, "bold" if number == at else ""), bar, share_text, _told(watched, name))
