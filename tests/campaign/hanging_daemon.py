@@ -29,6 +29,7 @@ from edge_inspect.health.notify import Notifier
 from edge_inspect.inference.engine import Engine
 from edge_inspect.line.socket import SocketLine
 from edge_inspect.pipeline import Judged, Lane
+from edge_inspect.presence import Presence
 from tests.line.drawn import DrawnCamera
 
 HANGS = ("grab-camera", "inspect", "courier", "vitals", "line-line-socket")
@@ -57,12 +58,6 @@ class HangingEngine(Engine):
         self.run = after("inspect", self.run)
 
 
-class HangingAppliance(Appliance):
-    def _beat(self) -> None:
-        never_returns("vitals")
-        super()._beat()
-
-
 def after(thread: str, call: Callable[..., Any]) -> Callable[..., Any]:
     def hangs(*args: Any, **options: Any) -> Any:
         never_returns(thread)
@@ -80,6 +75,7 @@ def main(state_dir: str, model_dir: str, recipe: str, mqtt: str) -> None:
         signal.signal(signal.SIGRTMIN + number, lambda _number, _frame, name=name: hanging[name].set())
     station.Engine = HangingEngine  # type: ignore[misc]
     Link.step = after("courier", Link.step)  # type: ignore[method-assign]
+    Presence.beat = after("vitals", Presence.beat)  # type: ignore[method-assign]
     SocketLine._serve = after("line-line-socket", SocketLine._serve)  # type: ignore[method-assign]
     config = config_from_options(
         camera="sim", state=Path(state_dir), model=model_dir, recipe=Path(recipe), mqtt=mqtt, provider="cpu", threads=1
@@ -87,7 +83,7 @@ def main(state_dir: str, model_dir: str, recipe: str, mqtt: str) -> None:
     device = config.device.model_copy(update={"device": Path(state_dir).parent.name})  # or they throw each other out
     line = LineConfig(socket=SocketConfig(path=Path(state_dir).parent / "line.sock"))
     with log_aside("info", "json") as printer, stop_on_signals() as stop:
-        HangingAppliance(
+        Appliance(
             config.model_copy(update={"device": device, "line": (line,)}),
             cameras={"camera": HangingCamera(["good"], live=True)},
             tell=tell,
