@@ -2,7 +2,7 @@
 
 What root writes there, the daemon could not open any more: a lock, a folder, and it would fail at each look for ever.
 
-    with as_owner_of(box.models_dir, box.state_dir, asks="model import"):
+    with as_owner_of(box.models_dir, box.state_dir, asks="edge-inspect model import"):
         ...         # root: as the owner; the owner: as it is; anybody else: refused
 """
 
@@ -32,7 +32,7 @@ def as_owner_of(*folders: Path, asks: str) -> Iterator[str]:
     if me != 0:
         raise Refusal(
             f"{folder}: belongs to {name}, and what {_name(me)} wrote there it could not use; "
-            f"ask as that user: sudo -u {name} edge-inspect {asks} ..."
+            f"ask as that user: sudo -u {name} {asks} ..."
         )
     group, groups = os.getegid(), os.getgroups()
     try:

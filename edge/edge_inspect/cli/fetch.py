@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from edge_inspect.cli.as_owner import as_owner_of
 from edge_inspect.cli.log import configure_log
 from edge_inspect.cli.output import emit
 from edge_inspect.cli.run import stop_on_signals
@@ -56,7 +57,8 @@ def fetch(
     settings = settings_of(read)
     configure_log(read.log.level, read.log.format)
     assert read.update is not None
-    with stop_on_signals() as stop:
+    owned = as_owner_of(settings.models_dir, read.state_dir, asks="edge-inspect-fetch")
+    with stop_on_signals() as stop, owned:
         if not once:
             serve(settings, stop, pause_s=read.update.poll_s, hint_file=read.state_dir / FOLDER / HINT_NAME)
             return

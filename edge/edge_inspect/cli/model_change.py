@@ -67,7 +67,7 @@ def _one_line(why: str) -> str:
 
 def _asked(box: Place, request: Request, act: Callable[[Store, Request], Answer]) -> Answer:
     """By the daemon, if one runs; else here, for its next start."""
-    with as_owner_of(box.folder, box.state_dir, asks=f"model {request.kind}"):
+    with as_owner_of(box.folder, box.state_dir, asks=f"edge-inspect model {request.kind}"):
         try:
             with box.open() as store:
                 return act(store, request)

@@ -53,7 +53,7 @@ def import_model(
     settings = FetchSettings.of(
         read.update, site=device.site, line=device.line, device=device.device, state_dir=box.state_dir
     )
-    with as_owner_of(box.models_dir, box.state_dir, asks="model import") as owner:
+    with as_owner_of(box.models_dir, box.state_dir, asks="edge-inspect model import") as owner:
         _insist_on_sight(folder, owner)
         offer, text = taken(box, folder, settings)
     Console(stderr=True, highlight=False).print(text, soft_wrap=True)

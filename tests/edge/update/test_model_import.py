@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_inspect.cli import run_command
+from edge_inspect.cli import fetch, run_command
 from edge_inspect.cli.as_owner import as_owner_of
 from edge_inspect.errors import Refusal
 from edge_inspect.update.state import Floor
@@ -154,6 +154,18 @@ def test_what_root_imports_belongs_to_the_daemon(
 
 
 @as_root
+def test_what_root_fetches_belongs_to_the_daemon(open_box: Box, models: dict[str, Path]) -> None:
+    stick = Stick(open_box, open_box.root / "stick")
+    stick.release(models["b"])
+    stick.config.write_text(stick.config.read_text() + f'url = "{stick.folder.as_uri()}"\nfetch = "service"\n')
+    stick.state_dir.mkdir()
+    os.chown(stick.state_dir, OWNER, OWNER)
+    assert fetch.run_command(["--config", str(stick.config), "--once"]) == 0
+    made = list(stick.state_dir.rglob("*"))
+    assert made and {path.stat().st_uid for path in made} == {OWNER} and os.geteuid() == 0
+
+
+@as_root
 def test_a_rollback_by_root_leaves_files_that_the_daemon_can_open(
     open_box: Box, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,7 +183,7 @@ def test_who_is_not_the_owner_is_told_whom_to_ask(open_box: Box) -> None:
     folder = open_box.root / "models"
     os.chown(folder, OWNER, OWNER)
     with _as_user(OTHER), pytest.raises(Refusal, match=r"sudo -u '#65533' edge-inspect model import"):
-        with as_owner_of(folder, asks="model import"):
+        with as_owner_of(folder, asks="edge-inspect model import"):
             raise AssertionError("nothing is to be done")
 
 
@@ -190,7 +202,7 @@ def test_a_stick_that_only_one_user_may_read_is_named(
 
 
 def test_the_owner_works_as_it_is(tmp_path: Path) -> None:
-    with as_owner_of(tmp_path / "missing", tmp_path, asks="model import"):
+    with as_owner_of(tmp_path / "missing", tmp_path, asks="edge-inspect model import"):
         assert os.geteuid() == tmp_path.stat().st_uid
 
 
