@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 
 from edge_inspect.health.notify import MAX_AGE_S
-from edge_inspect.update.probe import SERVICE
+from edge_inspect.update.probe import STATE_OF_UNITS, service_of
 from edge_wire.onnx_gate import MOST_FILE_BYTES
 
 SYSTEMD = Path(__file__).resolve().parent.parent / "systemd"
 UNITS = ("edge-inspect.service", "edge-inspect@.service")
 FETCH = "edge-inspect-fetch.service"
 PROBE, PROBE_SOCKET = "edge-inspect-probe.service", "edge-inspect-probe.socket"
+TEMPLATES = {name: name.replace(".", "@.") for name in (UNITS[0], FETCH, PROBE, PROBE_SOCKET)}
+BESIDE = {UNITS[0]: (FETCH, PROBE, PROBE_SOCKET), UNITS[1]: tuple(TEMPLATES[u] for u in (FETCH, PROBE, PROBE_SOCKET))}
+"""Each daemon's fetcher and probe."""
 
 
 class Unit(configparser.RawConfigParser):
@@ -56,10 +59,11 @@ def test_units_verify_and_keep_their_exposure_low(analyze: None) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
     said = [line.split(" for ")[1].split(": ") for line in checked.stdout.splitlines()]
     exposures = {unit: float(figure.split()[0]) for unit, figure in said}
-    assert {*UNITS, FETCH} <= {unit.replace("@left", "@") for unit in exposures}
+    services = {path.name for path in SYSTEMD.glob("*.service")}
+    assert services <= {unit.replace("@left", "@") for unit in exposures}
     assert max(exposures.values()) <= 1.5
-    assert exposures[FETCH] <= 1.2
-    assert exposures[PROBE] <= 0.5
+    for name, most in ((FETCH, 1.2), (PROBE, 0.5)):
+        assert max(exposures[name], exposures[name.replace(".", "@left.")]) <= most
 
 
 def test_fetcher_has_the_network_no_devices_and_writes_only_models() -> None:
@@ -91,8 +95,39 @@ def test_probe_has_no_network_no_devices_and_nothing_to_write() -> None:
     assert (service["ProtectSystem"], service["ReadOnlyPaths"]) == ("strict", "/")
     assert not [key for key in service if key.endswith("Directory") or key in ("ReadWritePaths", "LoadCredential")]
     listener = Unit(SYSTEMD / PROBE_SOCKET)["Socket"]
-    assert listener["ListenStream"] == str(SERVICE)
     assert (listener["SocketUser"], listener["SocketMode"], listener["Accept"]) == ("edge-inspect", "0600", "no")
+
+
+@pytest.mark.parametrize("daemon", UNITS)
+def test_probe_and_fetcher_see_the_models_of_the_daemon_beside_them(daemon: str) -> None:
+    """Else each good candidate would be one that is not there."""
+    instance = "left" if "@" in daemon else ""
+    fetch, probe, listener = (Unit(SYSTEMD / name) for name in BESIDE[daemon])
+    state = Path("/var/lib") / Unit(SYSTEMD / daemon)["Service"]["StateDirectory"].replace("%i", "left")
+    assert state == STATE_OF_UNITS / instance
+    assert probe["Service"]["BindReadOnlyPaths"].replace("%i", "left") == f"-{state / 'models'}"
+    assert Path("/var/lib") / fetch["Service"]["StateDirectory"].replace("%i", "left") == state / "models"
+    assert f"STATE_DIRECTORY={state}" in fetch["Service"]["Environment"].replace("%i", "left").split()
+    assert listener["Socket"]["ListenStream"].replace("%i", "left") == str(service_of(state))
+    configured = {unit["Service"]["ExecStart"].split("--config ")[1] for unit in (fetch, Unit(SYSTEMD / daemon))}
+    assert len(configured) == 1
+    assert probe["Unit"]["Requires"] == BESIDE[daemon][2].replace("@", "@%i")
+
+
+@pytest.mark.parametrize("name", [PROBE, TEMPLATES[PROBE]])
+def test_probe_sees_nothing_else_of_the_daemon(name: str) -> None:
+    unit = Unit(SYSTEMD / name)
+    assert unit["Service"]["TemporaryFileSystem"].split() == ["/var/lib:ro", "/etc/edge-inspect:ro"]
+    assert len(unit.all("BindReadOnlyPaths")) == 1 and "BindPaths" not in unit["Service"]
+    assert "-/run/edge-inspect" in unit["Service"]["InaccessiblePaths"].split(), "the sockets of line and status"
+
+
+@pytest.mark.parametrize("at", [PROBE, TEMPLATES[PROBE]])
+def test_a_broken_probe_is_not_started_for_ever(at: str) -> None:
+    """The request that it did not take waits on the socket, and starts it again at once."""
+    service, listener = Unit(SYSTEMD / at)["Unit"], Unit(SYSTEMD / at.replace(".service", ".socket"))["Socket"]
+    assert int(service["StartLimitIntervalSec"]) / int(service["StartLimitBurst"]) >= 20
+    assert int(listener["TriggerLimitIntervalSec"]) > 0 and int(listener["TriggerLimitBurst"]) > 0
 
 
 @pytest.mark.parametrize(
@@ -104,7 +139,7 @@ def test_probe_has_no_network_no_devices_and_nothing_to_write() -> None:
     ],
 )
 def test_check_notices_a_unit_that_is_wrong(change: tuple[str, str], says: str, analyze: None, tmp_path: Path) -> None:
-    for name in (FETCH, PROBE, PROBE_SOCKET):
+    for name in (*BESIDE[UNITS[0]], *BESIDE[UNITS[1]]):
         shutil.copy(SYSTEMD / name, tmp_path)
     for name in UNITS:
         text = (SYSTEMD / name).read_text()
@@ -147,8 +182,12 @@ def test_template_keeps_cameras_apart() -> None:
         assert "%i" in service[key], key
 
 
-def test_both_units_differ_only_in_the_instance() -> None:
-    one, each = ((SYSTEMD / name).read_text().splitlines()[3:] for name in UNITS)
+@pytest.mark.parametrize(("alone", "template"), TEMPLATES.items())
+def test_both_units_differ_only_in_the_instance(alone: str, template: str) -> None:
+    one, each = (
+        [line for line in (SYSTEMD / name).read_text().splitlines() if not line.startswith("#")]
+        for name in (alone, template)
+    )
     different = [line for line in each if line not in one]
     assert all("%i" in line for line in different), different
     assert len(each) == len(one)
@@ -168,7 +207,7 @@ def test_install_lays_out_users_folders_and_secrets(tmp_path: Path) -> None:
     assert loaded
     for path in loaded:
         assert stat.S_IMODE((tmp_path / path.lstrip("/")).stat().st_mode) == 0o600
-    for name in (*UNITS, FETCH, PROBE, PROBE_SOCKET):
+    for name in (*TEMPLATES, *TEMPLATES.values()):
         assert (tmp_path / "etc/systemd/system" / name).is_file()
 
 

@@ -14,7 +14,7 @@ What lies near its threshold may be found or not, as in `inference.engine`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,15 @@ from edge_inspect.errors import BadModel, InspectError, ProviderMissing, Runtime
 from edge_inspect.inference.decode import Decoder, Detections
 from edge_inspect.inference.engine import Engine
 from edge_inspect.inference.package import ModelPackage
-from edge_inspect.update.probe_costs import Loaded, Pixels, check_latency, check_memory, resident_bytes, timed
+from edge_inspect.update.probe_costs import (
+    Loaded,
+    Pixels,
+    check_latency,
+    check_memory,
+    resident_bytes,
+    timed,
+    unbudgeted,
+)
 from edge_wire.manifest import Golden
 
 LEAST_IOU = 0.3
@@ -69,7 +77,7 @@ class Probed:
     network: str
     """`cut off`, or why not."""
     remark: str = ""
-    """What could not be compared, and why."""
+    """What could not be compared or was not checked, and why."""
 
 
 def request_from(facts: dict[str, Any]) -> Request:
@@ -98,7 +106,8 @@ def examine(request: Request, network: str = "") -> Probed:
     """Raises BadModel: what `ModelPackage.load` and `Engine` say, and probe-provider, non-finite, constant-output,
     boxes-outside, too-many-boxes, known-answer, golden-of-active, probe-latency, probe-memory."""
     package = ModelPackage.load(request.package)
-    active_package, remark = _active_package(request)
+    active_package, why = _active_package(request)
+    remarks = [why]
     probed: list[Probed] = []
     for source in request.sources or (None,):
         active, why = _active(active_package, request, source)
@@ -111,10 +120,11 @@ def examine(request: Request, network: str = "") -> Probed:
         finally:
             if active is not None:
                 active.engine.close()
-        remark = remark or why
+        remarks.append(why)
     slowest = max(probed, key=lambda one: one.latency_p99_ms)
     variants = tuple(dict.fromkeys(name for one in probed for name in one.variants))
-    return Probed(**{**slowest.__dict__, "variants": variants, "remark": remark})
+    remarks.append(slowest.remark)
+    return replace(slowest, variants=variants, remark="; ".join(dict.fromkeys(filter(None, remarks))))
 
 
 def _examine_one(
@@ -156,6 +166,7 @@ def _examine_one(
         memory_bytes=candidate.memory_bytes,
         active_memory_bytes=active.memory_bytes if active else 0,
         network=network,
+        remark=unbudgeted(candidate),
     )
 
 

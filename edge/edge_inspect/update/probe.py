@@ -5,8 +5,9 @@
    network where the kernel lets an ordinary user cut it, and dies with all its descendants (`probe_family`).
 3. Its answer is read as a stranger's: what is not exactly in order is a crash (`probe_answer`).
 4. Where systemd runs edge-inspect-probe.socket, the probing is done by that service instead, which has no network, no
-   devices and no file to write; a GPU probe needs devices and stays a child of the daemon. A service that is there and
-   cannot be asked is told, in the log and in `Probed.remark`.
+   devices and no file to write; a GPU probe needs devices and stays a child of the daemon. What that service cannot
+   see, or does not answer, is no word about the model: a child does it then, too, and the log and `Probed.remark` say
+   so. Only what it says of its own child counts.
 5. `stop` ends it at once, and everything that it started.
 
     probe(package.dir, golden_of=active.dir, model=Request(..., provider="cpu"), limits=ProbeLimits())
@@ -26,22 +27,33 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from edge_inspect.errors import Ending
 from edge_inspect.update.examine import Probed, Request, as_facts, request_from
-from edge_inspect.update.probe_answer import ANSWER_BYTES, Answer, Refused, answer_of, probed_or_raise, read_answer
+from edge_inspect.update.probe_answer import (
+    ANSWER_BYTES,
+    Answer,
+    Refused,
+    Unseen,
+    answer_of,
+    probed_or_raise,
+    read_reply,
+)
 from edge_inspect.update.probe_child import GPU
 from edge_inspect.update.probe_family import end_all, resident_bytes
+from edge_wire.manifest import MANIFEST_NAME
 
 log = structlog.get_logger()
 
 CHILD = (sys.executable, "-I", "-B", "-m", "edge_inspect.update.probe_child")
-SERVICE = Path("/run/edge-inspect-probe/socket")
+STATE_OF_UNITS = Path("/var/lib/edge-inspect")
+"""StateDirectory= of edge-inspect.service; that of edge-inspect@NAME.service is NAME in it."""
 LOOK_S = 0.1
 SERVICE_MORE_S = 30.0
 """Beyond its own seconds: systemd starts it, and the machine may be busy."""
@@ -78,7 +90,8 @@ def probe(
 
     model: as what it shall run; its `package` and `golden_of` are those given here.
     golden_of: the package that judges now, whose golden pictures are asked too.
-    service: the socket of edge-inspect-probe; without, or where nobody listens, a child of this process does it.
+    service: the socket of edge-inspect-probe; without, or where it can say nothing, a child of this process does it.
+        A provider that is to be a GPU is asked for by its name: `auto` there would mean what the service has.
     stop: when it is set, the probe ends and nothing is known.
     Raises BadModel: probe-crash, probe-hang, probe-memory, and what `examine` raises; Ending.
     """
@@ -87,12 +100,15 @@ def probe(
     gone = stop.is_set if stop is not None else _never
     answer, remark = None, ""
     if service is not None and request.provider not in GPU:
-        connection, remark = _reach(service)
-        if connection is not None:
-            with connection:
-                answer = _ask_service(connection, service, request, limits, gone)
+        answer, remark = _ask_service(service, request, limits, gone)
     probed = probed_or_raise(answer or run_child(request, limits, command, gone), package_dir)
     return replace(probed, remark="; ".join(filter(None, (probed.remark, remark))))
+
+
+def service_of(state_dir: Path) -> Path:
+    """The socket of the unit beside the daemon's: edge-inspect-probe, of an instance edge-inspect-probe@NAME."""
+    name = f"@{state_dir.name}" if state_dir.parent == STATE_OF_UNITS else ""
+    return Path(f"/run/edge-inspect-probe{name}/socket")
 
 
 def _never() -> bool:
@@ -163,13 +179,23 @@ def serve(listener: socket.socket, command: Sequence[str] = CHILD) -> None:
     with connection:
         connection.settimeout(10)
         with connection.makefile("rwb") as stream:
-            asked = json.loads(stream.readline(ANSWER_BYTES))
+            if not (line := stream.readline(ANSWER_BYTES)):
+                return  # whoever asked did not wait
+            asked = json.loads(line)
             limits = ProbeLimits(float(asked["seconds"]), int(asked["address_space_bytes"]))
+            request = request_from(asked["request"])
             try:
-                answer = run_child(request_from(asked["request"]), limits, command, lambda: _hung_up(connection))
+                answer = _unseen(request) or run_child(request, limits, command, lambda: _hung_up(connection))
             except Ending:
                 return
             stream.write(answer.model_dump_json().encode() + b"\n")
+
+
+def _unseen(request: Request) -> Unseen | None:
+    """Where this process lives most folders are hidden; without the model that judges there is nothing to compare."""
+    folders = [folder for folder in (request.package, request.golden_of) if folder is not None]
+    unseen = [str(folder) for folder in folders if not os.access(folder / MANIFEST_NAME, os.R_OK)]
+    return Unseen(unseen=", ".join(unseen)) if unseen else None
 
 
 def _hung_up(connection: socket.socket) -> bool:
@@ -179,28 +205,45 @@ def _hung_up(connection: socket.socket) -> bool:
     return bool(watch.poll(0))
 
 
-def _reach(service: Path) -> tuple[socket.socket | None, str]:
-    """The service, or None where there is none; and why, if there is one that cannot be asked."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(SERVICE_MORE_S)
-    try:
-        connection.connect(str(service))
-        return connection, ""
-    except (FileNotFoundError, ConnectionRefusedError):
-        connection.close()
-        return None, ""
-    except OSError as err:
-        connection.close()
-        why = f"{service} cannot be asked, a child of this process examined it: {err.strerror or err}"
-        log.warning("probe.service_not_reached", why=why)
-        return None, why
+class _NoWord(Exception):
+    """The service says nothing about the model: it cannot be reached, does not answer, or does not see it."""
 
 
 def _ask_service(
-    connection: socket.socket, service: Path, request: Request, limits: ProbeLimits, gone: Callable[[], bool]
-) -> Answer:
+    service: Path, request: Request, limits: ProbeLimits, gone: Callable[[], bool]
+) -> tuple[Answer | None, str]:
+    """Its answer about the model; None where it has none, and why, unless there is no such service at all."""
     asked = {"request": as_facts(request), "seconds": limits.seconds, "address_space_bytes": limits.memory_bytes}
-    seconds = limits.seconds + SERVICE_MORE_S
+    try:
+        with _reached(service) as connection:
+            reply = _reply(connection, asked, limits.seconds + SERVICE_MORE_S, gone)
+    except FileNotFoundError:
+        return None, ""
+    except _NoWord as err:
+        why = f"{service} {err}; a child of this process examined it"
+        log.warning("probe.service_not_used", why=why)
+        return None, why
+    return reply, ""
+
+
+@contextlib.contextmanager
+def _reached(service: Path) -> Iterator[socket.socket]:
+    """Raises FileNotFoundError, _NoWord."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(SERVICE_MORE_S)
+        try:
+            connection.connect(str(service))
+        except FileNotFoundError:
+            raise
+        except ConnectionRefusedError as err:  # systemd has given it up: StartLimitBurst=
+            raise _NoWord("has nobody who listens: see `systemctl status` of its .socket, restart that") from err
+        except OSError as err:
+            raise _NoWord(f"cannot be asked: {err.strerror or err}") from err
+        yield connection
+
+
+def _reply(connection: socket.socket, asked: dict[str, Any], seconds: float, gone: Callable[[], bool]) -> Answer:
+    """The service minds its child's time itself: one that is not heard in `seconds` does not work. Raises _NoWord."""
     said, until_s = b"", time.monotonic() + seconds
     try:
         connection.sendall(json.dumps(asked).encode() + b"\n")
@@ -208,16 +251,19 @@ def _ask_service(
         while b"\n" not in said and len(said) < ANSWER_BYTES:
             _go_on(gone)
             if time.monotonic() > until_s:
-                return Refused(code="probe-hang", message=f"{service}: no answer within {seconds:g} s")
+                raise _NoWord(f"gave no answer within {seconds:g} s")
             with contextlib.suppress(TimeoutError):
                 if not (more := connection.recv(1 << 16)):
                     break
                 said += more
     except OSError as err:
-        return Refused(code="probe-crash", message=f"{service}: {err.strerror or err}")
-    return read_answer(said) or Refused(
-        code="probe-crash", message=f"{service}: the probe ended without an answer that is one"
-    )
+        raise _NoWord(f"gave no answer: {err.strerror or err}") from err
+    reply = read_reply(said)
+    if isinstance(reply, Unseen):
+        raise _NoWord(f"does not see {reply.unseen} (BindReadOnlyPaths= in a drop-in: docs/model-packages.md)")
+    if reply is None:
+        raise _NoWord("gave an answer that is none" if said else "ended without an answer")
+    return reply
 
 
 def _go_on(gone: Callable[[], bool]) -> None:

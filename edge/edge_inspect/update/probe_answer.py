@@ -1,6 +1,7 @@
 """What the probe's process may say, and how its words are read: by a strict pattern, for it may be anybody's by now.
 
 {"ok": true, "provider": "cpu", ...}  or  {"ok": false, "code": "known-answer", "message": "..."}
+{"unseen": "/srv/models/..."}               only edge-inspect-probe.service says so: no word about the model
 
 answer = read_answer(line)                  # None: these are not the words of our program
 probed_or_raise(answer, package_dir)
@@ -52,14 +53,29 @@ class Refused(_Strict):
     message: str
 
 
+class Unseen(_Strict):
+    """The service's own word, before anything is loaded: these folders do not exist where it lives."""
+
+    unseen: str
+
+
 Answer = Passed | Refused
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
+_REPLY: TypeAdapter[Answer | Unseen] = TypeAdapter(Answer | Unseen)
 
 
 def read_answer(line: bytes) -> Answer | None:
     """None for anything that our program would not say."""
     try:
         return _ANSWER.validate_json(line)
+    except ValidationError:
+        return None
+
+
+def read_reply(line: bytes) -> Answer | Unseen | None:
+    """Of the service; None for anything that ours would not say."""
+    try:
+        return _REPLY.validate_json(line)
     except ValidationError:
         return None
 

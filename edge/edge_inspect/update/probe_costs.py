@@ -107,6 +107,16 @@ def check_latency(mine: Spread, theirs: Spread, candidate: Loaded, factor: float
         raise BadModel("probe-latency", f"{package.dir}: p99 {mine.p99:.1f} ms on {candidate.kind}, {allowed}")
 
 
+def unbudgeted(candidate: Loaded) -> str:
+    """Which budgets of its manifest are for other machines only; empty when none is passed over."""
+    manifest = candidate.engine.package.manifest
+    budgets = [given for given in (manifest.latency_budget_ms, manifest.memory_budget_bytes) if given]
+    others = sorted({kind for given in budgets if candidate.kind not in given for kind in given})
+    if not others:
+        return ""
+    return f"its manifest has budgets for {', '.join(others)} and not for {candidate.kind}: they were not checked"
+
+
 def check_memory(candidate: Loaded, active: Loaded | None) -> None:
     took, package = candidate.memory_bytes, candidate.engine.package
     budget = package.manifest.memory_budget_bytes.get(candidate.kind)

@@ -73,22 +73,25 @@ def end_all(pid: int) -> None:
         time.sleep(PAUSE_S)
 
 
-def descendants(pid: int) -> list[int]:
-    """Children, their children and so on; not those that have ended and wait to be reaped."""
+def descendants(pid: int, proc: Path = Path("/proc")) -> list[int]:
+    """Children, their children and so on; not those that have ended and wait to be reaped. One that ends while this
+    looks may still be named as the parent of others: those are found through it."""
     children: dict[int, list[int]] = {}
-    for process in Path("/proc").glob("[0-9]*"):
+    ended = set()
+    for process in proc.glob("[0-9]*"):
         try:
             state, parent = (process / "stat").read_text().rpartition(")")[2].split()[:2]
         except OSError:
             continue  # it has ended
-        if state not in "ZX":
-            children.setdefault(int(parent), []).append(int(process.name))
+        children.setdefault(int(parent), []).append(int(process.name))
+        if state in "ZX":
+            ended.add(int(process.name))
     found, open_ones = [], [pid]
     while open_ones:
         of_one = children.get(open_ones.pop(), [])
         found += of_one
         open_ones += of_one
-    return found
+    return [each for each in found if each not in ended]
 
 
 def resident_bytes(pid: int) -> int:

@@ -54,6 +54,14 @@ def test_first_model_of_all_has_nothing_beside_it(tmp_path: Path) -> None:
     assert "nothing to compare with" in probed.remark
 
 
+def test_budgets_for_another_machine_are_told_not_passed_over(active: Path, tmp_path: Path) -> None:
+    elsewhere, here = {"cpu-99-cores": {"value": 1e-6, "how": "there"}}, machine_kind("cpu", 1)
+    probed = examine(asked(package(tmp_path / "candidate", latency_budget_ms=elsewhere), active))
+    assert probed.remark == f"its manifest has budgets for cpu-99-cores and not for {here}: they were not checked"
+    both = elsewhere | {here: {"value": 1e6, "how": "here"}}
+    assert examine(asked(package(tmp_path / "other", latency_budget_ms=both), active)).remark == ""
+
+
 def test_broken_old_model_does_not_keep_a_new_one_away(active: Path, tmp_path: Path) -> None:
     (active / "model.onnx").write_bytes(b"rot")
     probed = examine(asked(package(tmp_path / "candidate"), active))

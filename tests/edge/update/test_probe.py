@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from structlog.testing import capture_logs
 from edge_inspect.cli import probe as probe_command
 from edge_inspect.cli.probe import run_command
 from edge_inspect.errors import BadModel, Ending
+from edge_inspect.update import probe as probe_module
 from edge_inspect.update.examine import Probed, Request
-from edge_inspect.update.probe import ProbeLimits, probe, room_in_group_bytes, serve
+from edge_inspect.update.probe import ProbeLimits, probe, room_in_group_bytes, serve, service_of
 from edge_inspect.update.probe_answer import Refused, answer_of
+from edge_inspect.update.probe_family import descendants
 from tests.edge.update import packages
 from tests.edge.update.packages import package
 
@@ -105,6 +108,8 @@ PASSED = {
     "active_p50_ms": 1.0, "active_p99_ms": 2.0, "memory_bytes": 1, "active_memory_bytes": 1, "network": "",
     "remark": "",
 }  # fmt: skip
+CHILD_SAYS = (sys.executable, "-I", "-c", "import sys; print(sys.argv[1])", json.dumps(PASSED))
+"""A child that is through with it at once."""
 
 
 @pytest.mark.parametrize(
@@ -143,7 +148,7 @@ def running(word: Path) -> list[int]:
 @pytest.mark.parametrize("fault", ["grandchild", "left-alone"])
 def test_nothing_of_it_is_left_running(candidate: Path, tmp_path: Path, fault: str) -> None:
     assert faulty(candidate, fault, str(tmp_path)).code == "probe-crash"
-    assert running(tmp_path) == []
+    until(lambda: running(tmp_path) == [], "all of it has ended")  # it was killed; on a busy machine it dies later
 
 
 def until(true: Callable[[], bool], what: str) -> None:
@@ -151,6 +156,14 @@ def until(true: Callable[[], bool], what: str) -> None:
     while not true():
         assert time.monotonic() < until_s, f"never: {what}"
         time.sleep(0.02)
+
+
+def test_family_of_one_that_ends_just_then_is_found(tmp_path: Path) -> None:
+    """Read when it still named its parent, which was a zombie a moment later."""
+    for pid, state, parent in ((10, "S", 1), (11, "Z", 10), (12, "R", 11), (13, "S", 12), (20, "S", 1)):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a (name) R 1) {state} {parent} 0 0\n")
+    assert sorted(descendants(10, tmp_path)) == [12, 13]
 
 
 def test_it_ends_with_the_daemon_at_once(candidate: Path, tmp_path: Path) -> None:
@@ -282,23 +295,23 @@ def test_without_the_service_a_child_does_it(candidate: Path, tmp_path: Path) ->
 def test_a_service_that_cannot_be_asked_is_told(
     candidate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody listens: a child does it, without a word. Somebody does, and will not have us: that is told."""
-    command = (sys.executable, "-I", str(FAULTY), "say", json.dumps(PASSED))
+    """There is no socket: a child does it, without a word. There is one, and it does not serve us: that is told."""
     left = tmp_path / "left"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(left))
     with capture_logs() as told:
-        for service in (tmp_path / "nobody", left):
-            assert probe(candidate, model=on_cpu(), limits=PATIENT, service=service, command=command).remark == ""
-    assert not told
+        assert probe(candidate, model=on_cpu(), service=tmp_path / "nobody", command=CHILD_SAYS).remark == ""
+        assert not told
+        assert "nobody who listens" in probe(candidate, model=on_cpu(), service=left, command=CHILD_SAYS).remark
+    assert [line["event"] for line in told] == ["probe.service_not_used"]
 
     def forbidden(self: socket.socket, address: str) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("edge_inspect.update.probe.socket.socket.connect", forbidden)
     with capture_logs() as told:
-        probed = probe(candidate, model=on_cpu(), limits=PATIENT, service=left, command=command)
-    assert [line["event"] for line in told] == ["probe.service_not_reached"] and told[0]["log_level"] == "warning"
+        probed = probe(candidate, model=on_cpu(), limits=PATIENT, service=left, command=CHILD_SAYS)
+    assert [line["event"] for line in told] == ["probe.service_not_used"] and told[0]["log_level"] == "warning"
     assert f"{left} cannot be asked" in probed.remark and "Permission denied" in probed.remark
 
 
@@ -324,21 +337,94 @@ def test_the_service_ends_its_child_when_nobody_waits_any_more(candidate: Path, 
         assert not thread.is_alive() and running(begun) == []
 
 
-def test_the_service_that_gives_no_answer_is_a_refusal(candidate: Path, tmp_path: Path) -> None:
+@contextlib.contextmanager
+def listening(where: Path, serves: Callable[[socket.socket], None]) -> Iterator[None]:
+    """As systemd: one request is served, in a thread here."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(where))
+        listener.listen(1)
+        thread = threading.Thread(target=serves, args=(listener,))
+        thread.start()
+        yield
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("hidden", ["candidate", "active"])
+def test_what_the_service_does_not_see_is_no_word_about_the_model(
+    hidden: str, candidate: Path, active: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance's models, another models_dir, a model that judges from /srv; without the latter nothing compares."""
+    unseen = {"candidate": candidate, "active": active}[hidden]
+    really = os.access
+    monkeypatch.setattr(os, "access", lambda path, how: unseen not in Path(path).parents and really(path, how))
+    where = tmp_path / "socket"
+    with listening(where, lambda listener: serve(listener, ("/bin/false",))), capture_logs() as told:
+        probed = probe(candidate, model=on_cpu(), golden_of=active, limits=PATIENT, service=where, command=CHILD_SAYS)
+    assert f"does not see {unseen} (" in probed.remark and "a child of this process examined it" in probed.remark
+    assert [(line["event"], line["log_level"]) for line in told] == [("probe.service_not_used", "warning")]
+
+
+def test_what_nobody_sees_is_refused(tmp_path: Path) -> None:
+    where = tmp_path / "socket"
+    with listening(where, serve), pytest.raises(BadModel) as refused:
+        probe(tmp_path / "gone", model=on_cpu(), limits=PATIENT, service=where)
+    assert refused.value.code == "package-missing"
+
+
+@pytest.mark.parametrize("said", [b"", b'{"ok": true}\n', b'{"unseen": 1}\n'], ids=["nothing", "half", "wrong"])
+def test_a_service_that_fails_is_no_word_about_the_model(said: bytes, candidate: Path, tmp_path: Path) -> None:
+    def fail(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(said)
+
+    where = tmp_path / "socket"
+    with listening(where, fail), capture_logs() as told:
+        probed = probe(candidate, model=on_cpu(), limits=PATIENT, service=where, command=CHILD_SAYS)
+    assert probed.variants == ("model.onnx",) and "answer" in probed.remark
+    assert [line["event"] for line in told] == ["probe.service_not_used"]
+
+
+def test_a_service_that_is_silent_is_no_word_about_the_model() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(probe_module._NoWord, match="no answer within"):
+        probe_module._reply(ours, {}, 0.2, lambda: False)
+
+
+def test_a_crash_of_the_services_child_is_a_refusal(candidate: Path, tmp_path: Path) -> None:
+    where, crashes = tmp_path / "socket", (sys.executable, "-I", str(FAULTY), "abort")
+    with listening(where, lambda listener: serve(listener, crashes)), pytest.raises(BadModel) as refused:
+        probe(candidate, model=on_cpu(), limits=PATIENT, service=where, command=CHILD_SAYS)
+    assert refused.value.code == "probe-crash" and "SIGABRT" in str(refused.value)
+
+
+def test_the_service_is_not_asked_for_a_gpu(candidate: Path, tmp_path: Path) -> None:
+    """It has no devices."""
     where = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(where))
         listener.listen(1)
+        listener.setblocking(False)
+        assert probe(candidate, model=on_cpu(provider="cuda"), service=where, command=CHILD_SAYS).remark == ""
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
-        def say() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(1 << 16)
-                connection.sendall(b'{"ok": true}\n')
 
-        thread = threading.Thread(target=say)
-        thread.start()
-        with pytest.raises(BadModel) as refused:
-            probe(candidate, model=on_cpu(), limits=PATIENT, service=where, command=("/bin/false",))
-        thread.join()
-    assert refused.value.code == "probe-crash"
+def test_service_takes_a_request_that_nobody_waits_for(tmp_path: Path) -> None:
+    """Left in the queue by a daemon that has ended: else each would be a failed start."""
+    with listening(tmp_path / "socket", serve), socket.socket(socket.AF_UNIX) as asks:
+        asks.connect(str(tmp_path / "socket"))
+
+
+@pytest.mark.parametrize(
+    ("state_dir", "socket_is"),
+    [
+        ("/var/lib/edge-inspect", "/run/edge-inspect-probe/socket"),
+        ("/var/lib/edge-inspect/left", "/run/edge-inspect-probe@left/socket"),
+        ("/data/edge", "/run/edge-inspect-probe/socket"),
+    ],
+)
+def test_each_daemon_asks_the_service_that_sees_its_models(state_dir: str, socket_is: str) -> None:
+    assert str(service_of(Path(state_dir))) == socket_is

@@ -12,10 +12,12 @@ from edge_inspect import updates as updates_module
 from edge_inspect.config import Config, load_config
 from edge_inspect.config_update import UpdateConfig
 from edge_inspect.daemon import Appliance
+from edge_inspect.inference import providers
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.update.examine import Probed
 from edge_inspect.update.fetch import FetchSettings
 from edge_inspect.update.pace import Looks
+from edge_inspect.update.probe import service_of
 from edge_inspect.updates import Updates
 from tests.sim.tiny_model import write_tiny_package
 from tests.sim.tuf_repository import TufRepository
@@ -87,6 +89,27 @@ def test_keys_of_the_fetch(config: Config, tmp_path: Path) -> None:
 
 
 def test_keys_of_the_probe_and_of_the_looks(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, asked = asked_of_the_probe(config, monkeypatch)
+    model, limits = asked["model"], asked["limits"]
+    assert (limits.seconds, limits.memory_bytes, model.latency_factor) == (43.0, 123456789, 3.5)
+    assert (model.provider, model.threads, model.precision) == ("cpu", 3, "fp32")
+    assert model.sources == ((192, 320),)
+    assert asked["service"] == service_of(config.state_dir)
+    assert made["channel"] == "bottles/early"
+    assert made["looks"]._poll_s == 77.0
+
+
+@pytest.mark.parametrize("there", ["cuda", "openvino"])
+def test_auto_is_probed_on_what_the_box_runs(there: str, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the service lives `auto` would be the CPU: on a box with a GPU nothing of it would be tried."""
+    monkeypatch.setattr(providers, "_offer", lambda name: providers.Offer(name, name in (there, "cpu"), ""))
+    auto = config.model_copy(update={"model": config.model.model_copy(update={"provider": "auto"})})
+    _, asked = asked_of_the_probe(auto, monkeypatch)
+    assert asked["model"].provider == there
+
+
+def asked_of_the_probe(config: Config, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the updater is made of, and what the probe is asked."""
     made: dict[str, Any] = {}
     asked: dict[str, Any] = {}
 
@@ -111,12 +134,7 @@ def test_keys_of_the_probe_and_of_the_looks(config: Config, monkeypatch: pytest.
             made["probe"](package, package)
     finally:
         updates.close()
-    model, limits = asked["model"], asked["limits"]
-    assert (limits.seconds, limits.memory_bytes, model.latency_factor) == (43.0, 123456789, 3.5)
-    assert (model.provider, model.threads, model.precision) == ("cpu", 3, "fp32")
-    assert model.sources == ((192, 320),)
-    assert made["channel"] == "bottles/early"
-    assert made["looks"]._poll_s == 77.0
+    return made, asked
 
 
 def test_pause_between_looks_is_up_to_a_tenth_shorter_or_longer() -> None:
