@@ -31,7 +31,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -140,7 +140,8 @@ class Appliance:
             changed=self._telling.camera_known,
         )  # fmt: skip
         if self.updates:
-            self.updates.attach(self.models, self.models.picture_sizes)
+            self.updates.attach(self.models, self.models.picture_sizes, self.models.frames)
+            self._engines.building = self.updates.building
         self.lines = Lines(config, self.topics, self.stations, self.pipeline, adapters or {}, self._telling.answer)
         self._computing = Computing(config.state_dir, config.model.provider)
         self.outbox: Outbox | None = None
@@ -207,6 +208,8 @@ class Appliance:
             join([shadow], 0.0 if self.shadow.hangs else until, shadow_stop)
             if self.updates and not any(t.error or (t.is_alive() and t is not shadow) for t in threads):
                 self.updates.ended_well()
+            elif self.updates:
+                self.updates.ended_by(self._models_ended(thread.error for thread in (inspect, *grabs)))
             self._close(inspect, [*keep, *send, *pulse, *update])
             sys.setswitchinterval(switch_s)
         if (doubt := self.pipeline.known_answers.doubt) is not None:
@@ -268,6 +271,12 @@ class Appliance:
     def _alarms(self) -> list[wire.Degraded]:
         reporting = (self.writer, self.courier, self.evidence, self.updates, self._doors, self.shadow, self._computing)
         return [alarm for who in reporting if who for alarm in who.alarms()]
+
+    def _models_ended(self, errors: Iterable[BaseException | None]) -> list[BaseException]:
+        """As far as the model of `[model] dir` can be what ended this; a camera may have one of its own."""
+        doubt, models = self.pipeline.known_answers.doubt, self.models
+        ours = doubt.model == models.active() if doubt else all(s.follows for s in self.stations.values())
+        return [err for err in errors if err is not None and ours]
 
     def _all_ended(self) -> bool:
         return all(station.grabber.ended.is_set() for station in self.stations.values())

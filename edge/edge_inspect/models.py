@@ -69,6 +69,10 @@ class LiveModels:
         """(height, width) of the pictures that the active model judges, as far as they are known."""
         return [(lane.letterbox.src_h, lane.letterbox.src_w) for lane in self._lanes()]
 
+    def frames(self) -> int:
+        """How many it has seen since it judges."""
+        return sum(lane.model.counts.frames for lane in self._lanes())
+
     # --- shadow ----------------------------------------------------------------------------------------------------
 
     def start_shadow(self, package: ModelPackage, *, role: Role) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,31 +50,43 @@ class Engines:
         self._model = model
         self._cache_dir = cache_dir
         self.lock = threading.RLock()
+        self.building: Callable[[ModelPackage], AbstractContextManager[None]] = lambda package: nullcontext()
+        """Around the making of each engine that is to judge: who counts what comes of it."""
         self._engines: dict[str, Engine] = {}
 
     def get(self, package: ModelPackage, form: Format) -> Engine:
         """The engine whose input wastes least on this camera's pictures: loaded, warm, its known answer checked."""
         with self.lock:
-            return self._get(package, form, self._engines, threads=self._model.threads, spin=True)
+            return self._get(
+                package, form, self._engines, threads=self._model.threads, spin=True, building=self.building
+            )
 
     def get_beside(self, package: ModelPackage, form: Format, engines: dict[str, Engine]) -> Engine:
         """The same for a model that disturbs nobody: on one thread that does not wait busily; kept in `engines`."""
-        return self._get(package, form, engines, threads=1, spin=False)
+        return self._get(package, form, engines, threads=1, spin=False, building=lambda package: nullcontext())
 
     def _get(
-        self, package: ModelPackage, form: Format, engines: dict[str, Engine], *, threads: int, spin: bool
+        self,
+        package: ModelPackage,
+        form: Format,
+        engines: dict[str, Engine],
+        *,
+        threads: int,
+        spin: bool,
+        building: Callable[[ModelPackage], AbstractContextManager[None]],
     ) -> Engine:
         model = self._model
         source, prefer = (form.height_px, form.width_px), preferred(choose(model.provider))
         variant = package.variant(model.precision, model.shape, source=source, prefer=prefer)
         key = f"{package.digest}/{variant.file}"
         if key not in engines:
-            engine = Engine(
-                package, provider=model.provider, threads=threads, shape=model.shape, precision=model.precision,
-                source=source, spin=spin, cuda_graph=model.cuda_graph, cache_dir=self._cache_dir,
-            )  # fmt: skip
-            engine.warm_up()
-            engine.known_answer()
+            with building(package):
+                engine = Engine(
+                    package, provider=model.provider, threads=threads, shape=model.shape, precision=model.precision,
+                    source=source, spin=spin, cuda_graph=model.cuda_graph, cache_dir=self._cache_dir,
+                )  # fmt: skip
+                engine.warm_up()
+                engine.known_answer()
             engines[key] = engine
         return engines[key]
 

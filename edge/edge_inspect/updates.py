@@ -6,7 +6,7 @@
 
     updates = open_updates(config)                      # None without [update]
     model_dir = updates.model_dir if updates else config.model.dir
-    updates.attach(live, picture_sizes)
+    updates.attach(live, picture_sizes, frames)
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from edge_inspect.config import Config
 from edge_inspect.config_update import UpdateConfig
 from edge_inspect.errors import StorageFailing
 from edge_inspect.inference.package import DEFAULT_MODEL, ModelPackage, find_model
-from edge_inspect.inference.providers import choose
 from edge_inspect.threads import Running
 from edge_inspect.update.acts import Probe
 from edge_inspect.update.choose import Names
@@ -33,7 +32,7 @@ from edge_inspect.update.live import Live
 from edge_inspect.update.machine import ended_well
 from edge_inspect.update.pace import Looks
 from edge_inspect.update.poll import HINT_NAME
-from edge_inspect.update.probe import ProbeLimits, probe, service_of
+from edge_inspect.update.probe import SERVICE, ProbeLimits, probe
 from edge_inspect.update.source import Offers
 from edge_inspect.update.store import FOLDER, Store
 from edge_inspect.update.trouble import trouble
@@ -66,7 +65,7 @@ class Updates:
         device = config.device
         self._box = Names(device.site, device.line, device.device)
         self._table = table
-        self._model, self._state_dir = config.model, config.state_dir
+        self._model = config.model
         self._settings = FetchSettings.of(
             table, site=device.site, line=device.line, device=device.device, state_dir=config.state_dir
         )
@@ -83,8 +82,15 @@ class Updates:
         """The package that judges at this start."""
         return str(self.package.dir)
 
-    def attach(self, live: Live, picture_sizes: Callable[[], Sequence[tuple[int, int]]]) -> None:
-        """picture_sizes: (height, width) of the pictures that the candidate will see, as far as they are known."""
+    def attach(
+        self,
+        live: Live,
+        picture_sizes: Callable[[], Sequence[tuple[int, int]]],
+        frames: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """picture_sizes: (height, width) of the pictures that the candidate will see, as far as they are known.
+        frames: how many the model that judges has seen."""
+        self._store.attempts.frames = frames
         asks = self._table.fetch == "daemon" and self._table.url is not None
         self._updater = Updater(
             self._store, Offers(self._settings, asks=asks), self._probe(picture_sizes), live, box=self._box,
@@ -93,17 +99,17 @@ class Updates:
 
     def _probe(self, picture_sizes: Callable[[], Sequence[tuple[int, int]]]) -> Probe:
         model, table = self._model, self._table
-        limits, service = ProbeLimits(float(table.probe_s), table.probe_memory_bytes), service_of(self._state_dir)
+        limits = ProbeLimits(float(table.probe_s), table.probe_memory_bytes)
 
         def ask(package: ModelPackage, active: ModelPackage) -> Probed:
-            request = Request(  # `auto` is answered here: where the probe may live there is no GPU
-                package.dir, provider=choose(model.provider), threads=model.threads, precision=model.precision,
+            request = Request(
+                package.dir, provider=model.provider, threads=model.threads, precision=model.precision,
                 shape=model.shape, sources=tuple(sorted(set(picture_sizes()))),
                 latency_factor=table.probe_latency_factor,
             )  # fmt: skip
             assert self._updater is not None
             stop = self._updater.pulse.stop
-            probed = probe(package.dir, model=request, golden_of=active.dir, limits=limits, service=service, stop=stop)
+            probed = probe(package.dir, model=request, golden_of=active.dir, limits=limits, service=SERVICE, stop=stop)
             if probed.remark:
                 log.info("model.probed", model=package.digest, remark=probed.remark)
             return probed
@@ -134,8 +140,17 @@ class Updates:
             found.append(("model-fetch", f"{fetching[0]}: {fetching[1]}"))
         return [wire.Degraded(code=code, detail=_line(detail)) for code, detail in found]
 
+    def building(self, package: ModelPackage) -> contextlib.AbstractContextManager[None]:
+        """Around what makes a model ready to judge: what ends the process meanwhile is held against it."""
+        return self._store.attempts.building(package.digest)
+
+    def ended_by(self, errors: Sequence[BaseException]) -> None:
+        """The daemon ends by what came out of the threads in which the model of `[model] dir` runs."""
+        self._store.attempts.ended_by(errors)
+
     def ended_well(self) -> None:
-        """The daemon ends because it was told to: a trial is not to be blamed for that."""
+        """The daemon ends because it was told to: neither a trial nor the model that judges is to blame for that."""
+        self._store.attempts.over()
         with contextlib.suppress(StorageFailing):
             state = ended_well(self._store.state)
             if state != self._store.state:

@@ -43,7 +43,7 @@ LIMITS_S = {
     Stage.IDLE: 300.0,
     Stage.FETCH: PATIENCE_S,
     Stage.VERIFY: 300.0,
-    Stage.PROBE: 7500.0,  # its own deadlines are below: of the service, and of a child where that has no word to say
+    Stage.PROBE: 3900.0,  # its own deadline is far below
     Stage.SHADOW: 1800.0,  # a runtime may take long to build an engine
     Stage.TRIAL: 1800.0,
     Stage.KEEP: 300.0,
@@ -108,6 +108,7 @@ class Acts:
                     return result
             if state.active is not None and state.active in state.revoked:
                 return Result(Outcome.REFUSED, "revoked", "its publisher has revoked it")
+            self._store.attempts.look()
             if self._clock_s() >= self._next_rehash_s:
                 self._next_rehash_s = self._clock_s() + REHASH_S
                 self._rehash(state)

@@ -4,7 +4,7 @@
 2. Nothing is acted on before its stage is on disk. Where the disk does not take it, nothing moves towards a candidate;
    only the way home is gone without.
 3. A floor never goes down, a refused digest stays refused, and a candidate that ends this process three times without
-   a verdict is refused, whatever its stage.
+   a verdict is refused, whatever its stage. So is one that was kept and then cannot be started three times (`gave_up`).
 
     machine = Machine(store, {Stage.IDLE: look, Stage.FETCH: fetch, ...})
     while not stop.is_set():
@@ -37,6 +37,7 @@ from edge_wire.release import Rollout
 
 _ASKING = {Stage.IDLE, Stage.FETCH}
 """Looking now and then whether there is something is no change that anybody needs to hear of."""
+UNCONFIRMED = "unconfirmed-starts"
 _PACKAGE = re.compile(r"\S*/packages/([0-9a-f]{12})[0-9a-f]{52}")
 """A folder's whole name would leave no room in the line for what is wrong."""
 
@@ -118,7 +119,7 @@ class Machine:
 def result_of(err: InspectError) -> Result:
     """A candidate is refused for what is wrong with it, put off for what is wrong with the world or its metadata."""
     code = getattr(err, "code", "storage-failing" if isinstance(err, StorageFailing) else "failed")
-    return Result(Outcome.REFUSED if isinstance(err, BadModel) else Outcome.LATER, code, _line(str(err)))
+    return Result(Outcome.REFUSED if isinstance(err, BadModel) else Outcome.LATER, code, one_line(str(err)))
 
 
 def advance(state: State, result: Result, now: datetime) -> State:
@@ -174,14 +175,13 @@ def _remembered(state: State, stage: Stage, result: Result, now: datetime) -> di
     digest = judged.model.digest if judged else state.active if state.stage is Stage.IDLE else None
     changed: dict[str, Any] = {}
     if stage is Stage.REVERT and (state.stage is not stage or state.reason is None):
-        changed["reason"] = Reason(code=result.code, why=_line(result.why), by=_line(result.by))
+        changed["reason"] = Reason(code=result.code, why=one_line(result.why), by=one_line(result.by))
     if state.stage is Stage.REVERT:  # what cannot be gone back to is not what is refused
         return changed
-    changed["last_refusal"] = LastRefusal(code=result.code, at=now, digest=digest, why=_line(result.why))
+    changed["last_refusal"] = LastRefusal(code=result.code, at=now, digest=digest, why=one_line(result.why))
     forgets = result.outcome is Outcome.WITHDRAWN and not result.by
     if digest and result.outcome is not Outcome.LATER and not forgets and not _rotten(state, result):
-        others = [found for found in state.refused if found.digest != digest]
-        changed["refused"] = (*others, RefusedDigest(digest=digest, code=result.code, at=now))[-MOST_REFUSED:]
+        changed["refused"] = _with_refused(state, digest, result.code, now)
     return changed
 
 
@@ -226,7 +226,7 @@ def after_restart(state: State, now: datetime) -> State:
     if stage not in TRYING:
         return state
     if state.starts >= MOST_STARTS:
-        code = "unconfirmed-starts" if state.stage is Stage.TRIAL else "interrupted"
+        code = UNCONFIRMED if state.stage is Stage.TRIAL else "interrupted"
         why = f"this process ended {state.starts} times in stage {state.stage.value} without a verdict"
         return advance(state, Result(Outcome.REFUSED, code, why), now)
     changed: dict[str, Any] = {"stage": stage, "starts": state.starts + 1, "saves": state.saves + 1}
@@ -245,8 +245,8 @@ def lost_its_model(state: State, code: str, why: str, now: datetime) -> State:
 
     In a trial that is the way home. The rollout that brought it may be taken again: rot is no fault of the model.
     """
-    reason = Reason(code=code, why=_line(why))
-    last = LastRefusal(code=code, at=now, digest=state.active, why=_line(why))
+    reason = Reason(code=code, why=one_line(why))
+    last = LastRefusal(code=code, at=now, digest=state.active, why=one_line(why))
     if state.stage is Stage.TRIAL:
         return advance(state, Result(Outcome.LATER, code, why), now)
     floors = {at: _unsettled(floor, state.active) for at, floor in state.floors.items()}
@@ -254,7 +254,23 @@ def lost_its_model(state: State, code: str, why: str, now: datetime) -> State:
     return state.model_copy(update=changed)
 
 
-def _line(text: str) -> str:
+def gave_up(state: State, why: str, now: datetime) -> State:
+    """What is to judge was what ended this process, start after start: one further back, and it stays refused. Pure."""
+    digest = state.active
+    assert digest is not None
+    assert state.stage is not Stage.TRIAL
+    lost = lost_its_model(state, UNCONFIRMED, why, now)
+    floors = {at: _settled(floor, digest) for at, floor in lost.floors.items()}
+    return lost.model_copy(update={"floors": floors, "refused": _with_refused(state, digest, UNCONFIRMED, now)})
+
+
+def _with_refused(state: State, digest: str, code: str, now: datetime) -> tuple[RefusedDigest, ...]:
+    others = [found for found in state.refused if found.digest != digest]
+    return (*others, RefusedDigest(digest=digest, code=code, at=now))[-MOST_REFUSED:]
+
+
+def one_line(text: str) -> str:
+    """As state and history hold it, whatever it says."""
     clean = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     clean = _PACKAGE.sub(r"\1", clean)
     return clean if len(clean) <= 200 else clean[:197] + "..."

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.update.history import Entry
+from edge_inspect.update.machine import UNCONFIRMED
 from edge_inspect.update.state import Candidate, LastRefusal, State
 
 AT_START = "start"
 """Code of the first entry, and of a model that was changed by other means (another installation, another `[model]`)."""
 
 PERSON_WENT_BACK = "rolled-back"
-UNCONFIRMED = "unconfirmed-starts"
 
 
 def took_back(code: str) -> bool:

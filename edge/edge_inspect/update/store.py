@@ -29,13 +29,14 @@ import structlog
 
 from edge_inspect.errors import BadModel, Refusal, StorageFailing
 from edge_inspect.inference.package import ModelPackage
+from edge_inspect.update.attempts import Attempts
 from edge_inspect.update.clock import utc_now
 from edge_inspect.update.durable import make_folder, sweep, translated, write_durably
 from edge_inspect.update.history import FILE_NAME as HISTORY_NAME
 from edge_inspect.update.history import Checked, Entry, History, read_history
-from edge_inspect.update.machine import after_restart, lost_its_model
+from edge_inspect.update.machine import UNCONFIRMED, after_restart, gave_up, lost_its_model
 from edge_inspect.update.record import activated, kept, refused, took_back
-from edge_inspect.update.stages import Stage
+from edge_inspect.update.stages import MOST_STARTS, Stage
 from edge_inspect.update.state import MOST_REFUSED, Candidate, Floor, HistoryHead, RefusedDigest, State
 from edge_inspect.update.state_file import (
     MOST_STATE_BYTES,
@@ -85,6 +86,8 @@ class Store:
         """Why the last save failed; empty when it did not."""
         self.factory_wrong = ""
         """Why the factory's package could not be read last; empty when it could."""
+        self.attempts = Attempts(folder, self._counted)
+        """Starts at which the model that judges could not."""
         self._factory_digest = ""
         self._state = state
         self._on_disk = on_disk
@@ -165,9 +168,39 @@ class Store:
                 self.save(counted)
             except StorageFailing as err:
                 self._cannot_count(err)
+        self._give_up()
         package = self._which()
         self.note_active(package)
         return package
+
+    @property
+    def given_up(self) -> str:
+        """Why a model that was kept does not judge any more, as long as what came in its place judges; else empty."""
+        last = self.history.last("activated")
+        if last is None or last.code != UNCONFIRMED:
+            return ""
+        was_kept = any(entry.event == "kept" and entry.digest == last.replaced for entry in self.history.entries)
+        return f"{last.why}; {last.name} {last.version} judges" if was_kept else ""
+
+    def _counted(self) -> str | None:
+        return None if self._state.stage is Stage.TRIAL else self._state.active
+
+    def _give_up(self) -> None:
+        """A model that could not be started again and again goes, whether the disk takes it or not."""
+        digest = self._counted()
+        held = self.attempts.of(digest)
+        if digest is None or held is None or held.starts < MOST_STARTS:
+            return
+        why = f"{self.named(digest)} could not be started {held.starts} times{f': {held.why}' if held.why else ''}"
+        log.error("a model that was kept is given up", model=digest, starts=held.starts, why=held.why)
+        self._state = gave_up(self._state, why, self._now())
+        with contextlib.suppress(StorageFailing):
+            self.save(self._state)
+
+    def named(self, digest: str) -> str:
+        """Name and version, as far as they are known here."""
+        known = next((one for one in self._state.known if one.digest == digest), None)
+        return f"{known.name} {known.version}" if known else digest[:19]
 
     def package(self, digest: str | None) -> ModelPackage:
         """A package, every byte of it hashed; None: the factory's. Raises BadModel."""
@@ -228,7 +261,8 @@ class Store:
             self._append(activated(self._state, package, last, package.dir == self.factory, self._now()))
 
     def note_kept(self, package: ModelPackage) -> None:
-        """Into the history: the candidate that judges stays."""
+        """Into the history: the candidate that judges stays. What was held against it once is over."""
+        self.attempts.over()
         newest = next(reversed(self.history.entries), None)
         if newest is None or newest.event != "kept" or newest.digest != package.digest:
             self._append(kept(self._state, package, self._now()))

@@ -122,6 +122,8 @@ class Updater:
         found = [("model-update", self._trouble[1])] if self._trouble else []
         if self._store.quarantined:
             found.append(("model-state-lost", self._store.quarantined))
+        if given_up := self._store.given_up:
+            found.append(("model-given-up", given_up))
         if self._store.history.broken:
             found.append(("model-history", self._store.history.broken[0]))
         if self._store.factory_wrong:
@@ -146,6 +148,7 @@ class Updater:
     def step(self) -> Result:
         """One stage's work, and what follows from it. Raises Ending."""
         before = self._store.state
+        self._store.attempts.look()
         self.pulse.progress = None
         self.pulse.allow(LIMITS_S[before.stage])
         try:
