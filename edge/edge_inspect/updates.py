@@ -22,6 +22,7 @@ from edge_inspect.config import Config
 from edge_inspect.config_update import UpdateConfig
 from edge_inspect.errors import StorageFailing
 from edge_inspect.inference.package import DEFAULT_MODEL, ModelPackage, find_model
+from edge_inspect.inference.providers import choose
 from edge_inspect.threads import Running
 from edge_inspect.update.acts import Probe
 from edge_inspect.update.choose import Names
@@ -32,7 +33,7 @@ from edge_inspect.update.live import Live
 from edge_inspect.update.machine import ended_well
 from edge_inspect.update.pace import Looks
 from edge_inspect.update.poll import HINT_NAME
-from edge_inspect.update.probe import SERVICE, ProbeLimits, probe
+from edge_inspect.update.probe import ProbeLimits, probe, service_of
 from edge_inspect.update.source import Offers
 from edge_inspect.update.store import FOLDER, Store
 from edge_inspect.update.trouble import trouble
@@ -65,7 +66,7 @@ class Updates:
         device = config.device
         self._box = Names(device.site, device.line, device.device)
         self._table = table
-        self._model = config.model
+        self._model, self._state_dir = config.model, config.state_dir
         self._settings = FetchSettings.of(
             table, site=device.site, line=device.line, device=device.device, state_dir=config.state_dir
         )
@@ -99,17 +100,17 @@ class Updates:
 
     def _probe(self, picture_sizes: Callable[[], Sequence[tuple[int, int]]]) -> Probe:
         model, table = self._model, self._table
-        limits = ProbeLimits(float(table.probe_s), table.probe_memory_bytes)
+        limits, service = ProbeLimits(float(table.probe_s), table.probe_memory_bytes), service_of(self._state_dir)
 
         def ask(package: ModelPackage, active: ModelPackage) -> Probed:
-            request = Request(
-                package.dir, provider=model.provider, threads=model.threads, precision=model.precision,
+            request = Request(  # `auto` is answered here: where the probe may live there is no GPU
+                package.dir, provider=choose(model.provider), threads=model.threads, precision=model.precision,
                 shape=model.shape, sources=tuple(sorted(set(picture_sizes()))),
                 latency_factor=table.probe_latency_factor,
             )  # fmt: skip
             assert self._updater is not None
             stop = self._updater.pulse.stop
-            probed = probe(package.dir, model=request, golden_of=active.dir, limits=limits, service=SERVICE, stop=stop)
+            probed = probe(package.dir, model=request, golden_of=active.dir, limits=limits, service=service, stop=stop)
             if probed.remark:
                 log.info("model.probed", model=package.digest, remark=probed.remark)
             return probed

@@ -43,7 +43,7 @@ LIMITS_S = {
     Stage.IDLE: 300.0,
     Stage.FETCH: PATIENCE_S,
     Stage.VERIFY: 300.0,
-    Stage.PROBE: 3900.0,  # its own deadline is far below
+    Stage.PROBE: 7500.0,  # its own deadlines are below: of the service, and of a child where that has no word to say
     Stage.SHADOW: 1800.0,  # a runtime may take long to build an engine
     Stage.TRIAL: 1800.0,
     Stage.KEEP: 300.0,
