@@ -63,6 +63,8 @@ class TufRepository:
         self.now = now or utc_now()
         self.files: dict[str, bytes] = {}
         self.signers: dict[str, list[Signer]] = {}
+        self.metadata_hashes = False
+        """Snapshot and timestamp say length and digest of what they list."""
         expires = self.now + timedelta(days=30)
         self.roles: dict[str, Metadata[Any]] = {
             Root.type: Metadata(Root(expires=expires, consistent_snapshot=True)),
@@ -130,13 +132,14 @@ class TufRepository:
         signed = self.signed(role)
         if bump:
             signed.version += 1
-        if role == Snapshot.type:
-            self.timestamp.snapshot_meta = MetaFile(signed.version)
-        elif role not in TOP or role == Targets.type:
-            self.signed(Snapshot.type).meta[f"{role}.json"] = MetaFile(signed.version)
         name = quote(role, "")
         path = f"metadata/{name}.json" if role == Timestamp.type else f"metadata/{signed.version}.{name}.json"
-        self.files[path] = self.sign(role)
+        self.files[path] = content = self.sign(role)
+        hashed = MetaFile.from_data(signed.version, content, ["sha256"]) if self.metadata_hashes else None
+        if role == Snapshot.type:
+            self.timestamp.snapshot_meta = hashed or MetaFile(signed.version)
+        elif role not in TOP or role == Targets.type:
+            self.signed(Snapshot.type).meta[f"{role}.json"] = hashed or MetaFile(signed.version)
 
     def sign(self, role: str) -> bytes:
         """The role as it is now, signed; not served."""
