@@ -90,6 +90,7 @@ def train(plan: Plan, *, resume: bool = False, progress: Progress | None = None)
         raise BadTraining(f"nothing to resume: {last} does not exist")
     if not resume and plan.folder.exists() and any(plan.folder.iterdir()):
         raise BadTraining(f"{plan.folder}: is not empty; choose another name, or resume")
+    prepare_environment()  # what is not installed is said before anything is written
     data_yaml = plan.folder / "data" / "data.yaml"
     if resume:
         dataset = load_dataset(data_yaml)
@@ -180,7 +181,6 @@ def _yolo(path: Path) -> Any:
 
 
 def _run(plan: Plan, data_yaml: Path, last: Path | None, progress: Progress | None) -> dict[str, float]:
-    prepare_environment()
     import torch
 
     if plan.threads:
