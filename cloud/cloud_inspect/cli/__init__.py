@@ -7,11 +7,19 @@ Exit codes: 0 done, 1 failed, 64 usage, 78 settings or database.
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 
 import typer
 
 from cloud_inspect.cli import database, ingest, release, reports, train
 from cloud_inspect.errors import CloudError
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cloud-inspect {metadata.version('edge-inspect')}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="cloud-inspect",
@@ -22,6 +30,15 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True, callback=_tell_version),
+) -> None:
+    """The plant's side: devices' reports in, signed-off model packages out."""
+
+
 for family in (ingest, reports, database, train, release):
     family.add(app)
 

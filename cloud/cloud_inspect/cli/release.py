@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloud_inspect.cli import release_build, release_keys, release_prune, release_reach
-from cloud_inspect.cli.output import AsJson, emit, finish, print_table
+from cloud_inspect.cli.output import AsJson, emit, print_table
 from cloud_inspect.cli.release_options import (
     BreakLock,
     Keys,
@@ -22,6 +22,8 @@ from cloud_inspect.cli.release_options import (
     TrustedRoot,
     Url,
     bar,
+    next_publish,
+    online_signers_of,
     open_change,
     open_places,
     show_signed,
@@ -33,7 +35,7 @@ from cloud_inspect.cli.release_options import (
 if TYPE_CHECKING:
     from cloud_inspect.release.changes import Change
     from cloud_inspect.release.packages import Package
-    from edge_wire.release import ReleasedModel
+    from edge_wire.release import ReleasedModel, Rollout
 
 Released = Annotated[
     str | None, typer.Option("--released", help="A package that is in the repository.", metavar="NAME/VERSION")
@@ -79,6 +81,9 @@ def sign(
     passphrase_file: PassphraseFile = None,
     released: Released = None,
     rollback: Annotated[bool, typer.Option("--rollback", help="To an older version, on purpose.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="The package that the channel is at already: other limits, other devices.")
+    ] = False,
     reason: Reason = "",
     released_by: ReleasedBy = None,
     sites: Annotated[list[str] | None, typer.Option(help=f"Only these sites; {_NAMES}.")] = None,
@@ -108,14 +113,14 @@ def sign(
     """
     change = open_change(url, staged, root, key)
     if discard:
-        change.discard()
-        return finish({"discarded": change.staging.store.url}, json_)
+        return _discard(change, json_)
     wanted = _role(role, product)
-    signers = signers_of(key, passphrase_file)
+    signers = signers_of(key, passphrase_file, lambda: change.wanted(wanted))
+    then = next_publish(url, staged, key)
     if renew:
-        return show_signed(change.renew(wanted, signers), json_)
+        return show_signed(change.renew(wanted, signers), json_, then)
     if package is None and released is None:
-        return show_signed(change.countersign(wanted, signers), json_)
+        return show_signed(change.countersign(wanted, signers), json_, then)
     if product is None:
         raise typer.BadParameter("--product says whose model it is")
     from cloud_inspect.release.rollouts import make_wish
@@ -125,6 +130,7 @@ def sign(
         released_by or user(),
         reason=reason,
         rollback=rollback,
+        again=again,
         audience={"sites": _names(sites), "lines": _names(lines), "devices": _names(devices)},
         shadow={
             "parts": shadow_parts, "least_rejected": shadow_rejected, "most_s": shadow_most_s,
@@ -138,7 +144,7 @@ def sign(
     model = _package(package) if package is not None else _find(change, product, str(released))
     with bar("stage") as progress:
         signed = change.release(product, wish, model, signers, progress)
-    return show_signed(signed, json_)
+    return show_signed(signed, json_, then)
 
 
 def publish(
@@ -159,10 +165,12 @@ def publish(
     """
     store, waiting = open_places(url, staged, break_lock)
     from cloud_inspect.release import publish as publishing
+    from cloud_inspect.release.changes import Change
     from cloud_inspect.release.repository import load, utc_now
+    from cloud_inspect.release.signing import counted
 
     trusted = trusted_root(root, online_key)
-    signers = signers_of(online_key, passphrase_file)
+    signers = online_signers_of(Change(store, waiting, utc_now(), trusted), online_key, passphrase_file)
     with bar("publish") as progress:
         done = publishing.publish(
             store, waiting, signers, utc_now(), trusted, old_keys_lost=old_keys_lost, progress=progress
@@ -171,7 +179,8 @@ def publish(
     if json_:
         return emit({"roles": done.roles, "files": done.files, "bytes": done.bytes, "warnings": warnings})
     versions = ", ".join(f"{role} {version}" for role, version in done.roles.items())
-    return typer.echo(f"published: {versions or 'nothing new'}; {done.files} files, {done.bytes} bytes")
+    size = f"{counted(done.files, 'file')}, {counted(done.bytes, 'byte')}"
+    return typer.echo(f"published: {versions or 'nothing new'}; {size}")
 
 
 def revoke(
@@ -191,14 +200,17 @@ def revoke(
 
     Example: cloud-inspect release revoke URL --product plate --released plate/1.1.0 --reason "misses dents" --key K
     """
+    if not reason.strip():
+        raise typer.BadParameter("--reason: is empty; say why, devices show it in their history")
     change = open_change(url, staged, root, key)
+    from cloud_inspect.release.layout import product_role
     from cloud_inspect.release.rollouts import make_wish
 
-    signers = signers_of(key, passphrase_file)
+    signers = signers_of(key, passphrase_file, lambda: change.wanted(product_role(product)))
     wish = make_wish("all", released_by or user(), reason=reason)
     instead = _find(change, product, to) if to else None
     model = _find(change, product, released, or_retired=True)
-    show_signed(change.revoke(product, model, wish, signers, instead), json_)
+    show_signed(change.revoke(product, model, wish, signers, instead), json_, next_publish(url, staged, key))
 
 
 def list_releases(url: Url, json_: AsJson = False) -> None:
@@ -213,9 +225,11 @@ def list_releases(url: Url, json_: AsJson = False) -> None:
 
     state = load(store)
     rows: list[dict[str, Any]] = []
+    found: list[Rollout] = []
     for product in state.products:
         expires = state.roles[product_role(product)].signed.expires
         for rollout in rollouts(product, state.product(product), store).values():
+            found.append(rollout)
             rows.append(
                 rollout.model_dump(mode="json")
                 | {"revoked_now": rollout.model.digest in rollout.revoked, "expires": f"{expires:%Y-%m-%dT%H:%M:%SZ}"}
@@ -223,7 +237,11 @@ def list_releases(url: Url, json_: AsJson = False) -> None:
     warnings = warn_of_state(state)
     if json_:
         return emit({"products": list(state.products), "rollouts": rows, "warnings": warnings})
+    if not rows:
+        return typer.echo(f"nothing is released yet; products: {', '.join(state.products) or 'none'}")
     print_table(_HEADS, map(_row, rows))
+    for line in filter(None, map(_more, found)):
+        typer.echo(line)
     return None
 
 
@@ -239,6 +257,7 @@ def verify(
     store, _ = open_places(url, None)
     from cloud_inspect.release import verify as verifying
     from cloud_inspect.release.repository import load
+    from cloud_inspect.release.signing import counted
 
     trusted = trusted_root(root, [])
     with bar("verify") as progress:
@@ -254,9 +273,27 @@ def verify(
     else:
         for line in found.troubles:
             typer.echo(line)
-        typer.echo(f"{found.files} files, {found.bytes} bytes good; {len(found.troubles)} troubles")
+        size = f"{counted(found.files, 'file')}, {counted(found.bytes, 'byte')}"
+        typer.echo(f"{size} good; {counted(len(found.troubles), 'trouble')}")
     if found.troubles:
         raise typer.Exit(1)
+
+
+def _discard(change: Change, as_json: bool) -> None:
+    dropped, where = change.discard(), change.staging.store.url
+    if as_json:
+        return emit({"discarded": where, "roles": dropped})
+    return typer.echo(f"discarded: {where}: {', '.join(dropped)}" if dropped else f"nothing was staged in {where}")
+
+
+def _more(rollout: Rollout) -> str:
+    """What the table has no room for."""
+    from cloud_inspect.release.limits import DEFAULTS, own_limits
+
+    own = ", ".join(f"{name} {value} (default {DEFAULTS[name]})" for name, value in own_limits(rollout).items())
+    why = f"reason: {rollout.reason}" if rollout.reason else ""
+    said = "; ".join(filter(None, (own, why)))
+    return f"{rollout.product} {rollout.channel}: {said}" if said else ""
 
 
 def user() -> str:

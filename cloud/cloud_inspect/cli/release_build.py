@@ -66,6 +66,8 @@ def build(
     from cloud_inspect.release.from_training import read_run
     from edge_wire.manifest import AccuracyBudget
 
+    if not model.exists():
+        raise BadPackage(f"{model}: no such file or folder")
     run = read_run(model) if model.is_dir() else None
     if not data and run is None:
         raise typer.BadParameter("--data is missing: a single file does not say what it was trained on")

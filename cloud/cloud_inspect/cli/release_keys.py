@@ -16,6 +16,7 @@ from cloud_inspect.cli.release_options import (
     Staged,
     TrustedRoot,
     Url,
+    next_publish,
     open_change,
     open_places,
     show_signed,
@@ -109,18 +110,25 @@ def add_product(
     """
     change = open_change(url, staged, root, key)
     from cloud_inspect.release import founding, roles
-    from cloud_inspect.release.keys import open_signer, read_passphrase, read_public
-    from cloud_inspect.release.layout import product_role
+    from cloud_inspect.release.keys import kept_if_used, open_signer, read_passphrase, read_public, refuse_existing
+    from cloud_inspect.release.layout import TARGETS, product_role
 
     role = product_role(founding.checked_product(product))
     needed, count = founding.parse_thresholds([threshold], [role])[role]
     passphrase = read_passphrase(passphrase_file)
-    signers = signers_of(key, passphrase_file)
+    roles.refuse_product(change, product)
+    roles.refuse_impossible(role, len(product_key or []) or count, needed)
+    signers = signers_of(key, passphrase_file, lambda: change.wanted(TARGETS))
     warn_of_exposed(product_key or [])
-    references = product_key or founding.make_keys(keys, role, count, passphrase)
-    public: list[Key] = [read_public(one, passphrase) for one in references]
-    own: list[Signer] = [open_signer(one, passphrase) for one in references if not one.endswith(".pub")]
-    show_signed(roles.add_product(change, product, roles.RoleKeys(tuple(public), needed), signers, own), json_)
+    files = [] if product_key else founding.key_files(keys, role, count)
+    for file in files:
+        refuse_existing(file, "--product-key ")
+    with kept_if_used(files, lambda: bool(change.staging.roles())):
+        references = product_key or founding.make_keys(keys, role, count, passphrase)
+        public: list[Key] = [read_public(one, passphrase) for one in references]
+        own: list[Signer] = [open_signer(one, passphrase) for one in references if not one.endswith(".pub")]
+        signed = roles.add_product(change, product, roles.RoleKeys(tuple(public), needed), signers, own)
+    show_signed(signed, json_, next_publish(url, staged, key), list(map(str, files)))
 
 
 def rotate_keys(
@@ -151,18 +159,31 @@ def rotate_keys(
     """
     change = open_change(url, staged, root, key)
     from cloud_inspect.release import roles
-    from cloud_inspect.release.keys import make_key, open_signers, read_passphrase, read_public
+    from cloud_inspect.release.keys import (
+        kept_if_used,
+        make_key,
+        open_signers,
+        read_passphrase,
+        read_public,
+        refuse_existing,
+    )
     from cloud_inspect.release.layout import ONLINE_ROLES
 
-    passphrase = read_passphrase(passphrase_file)
-    signers = signers_of(key, passphrase_file)
-    warn_of_exposed(added or [])
+    passphrase, files, given = read_passphrase(passphrase_file), new or [], added or []
+    change.refuse_other_change(change.state())
+    signers = signers_of(key, passphrase_file, lambda: change.wanted(*roles.signing_roles(role)))
+    warn_of_exposed(given)
     secret = read_passphrase(new_passphrase_file) or (None if role in ONLINE_ROLES else passphrase)
-    made: list[Key] = [make_key(path, secret) for path in new or []]
-    taken: list[Key] = [read_public(one, secret) for one in added or []]
-    own = open_signers([*map(str, new or []), *(one for one in added or [] if not one.endswith(".pub"))], secret)
-    exchange = roles.Exchange((*made, *taken), tuple(remove or ()), threshold)
-    show_signed(roles.rotate(change, role, exchange, signers, own), json_)
+    for path in files:
+        refuse_existing(path, "--add ")
+    with kept_if_used(files, lambda: bool(change.staging.roles())):
+        made: list[Key] = [make_key(path, secret) for path in files]
+        taken: list[Key] = [read_public(one, secret) for one in given]
+        own = open_signers([*map(str, files), *(one for one in given if not one.endswith(".pub"))], secret)
+        exchange = roles.Exchange((*made, *taken), tuple(remove or ()), threshold)
+        signed = roles.rotate(change, role, exchange, signers, own)
+    online = [*map(str, files), *given] if role in ONLINE_ROLES else []
+    show_signed(signed, json_, next_publish(url, staged, key, online), list(map(str, files)))
 
 
 def _by_role(texts: Sequence[str]) -> dict[str, list[str]]:

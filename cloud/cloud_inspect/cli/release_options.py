@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -17,10 +18,11 @@ from cloud_inspect.cli.output import emit
 from cloud_inspect.errors import BadKey, BadRelease, ReleaseMissing
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import Signer
+    from securesystemslib.signer import Key, Signer
 
-    from cloud_inspect.release.changes import Change, Signed
+    from cloud_inspect.release.changes import Change
     from cloud_inspect.release.repository import State
+    from cloud_inspect.release.signing import Signed
     from cloud_inspect.release.store import Progress, Store
 
 _err = Console(stderr=True)
@@ -61,13 +63,22 @@ def trusted_root(root: Path | None, references: Sequence[str]) -> bytes | None:
 
     A repository that somebody made up could otherwise get honest signatures.
     """
+    from tuf.api.metadata import Root
+
+    from cloud_inspect.release.keys import is_file
+    from cloud_inspect.release.repository import parse
+
     places = [Path(one) for one in references if one[:7].lower() != "pkcs11:"]
     near = [folder / "root.json" for one in places for folder in (one, one.parent, one.parent.parent)]
-    chosen = root or next((one for one in near if one.is_file()), None)
+    chosen = root or next((one for one in near if is_file(str(one))), None)
+    if chosen is None:
+        return None
     try:
-        return chosen.read_bytes() if chosen else None
+        content = chosen.read_bytes()
     except OSError as err:
         raise BadRelease("root-unreadable", f"{chosen}: {err.strerror}") from err
+    parse(content, Root, str(chosen))
+    return content
 
 
 def need_release() -> None:
@@ -102,14 +113,40 @@ def open_change(url: str, staged: str | None, root: Path | None, keys: Sequence[
     return Change(store, waiting, utc_now(), trusted_root(root, keys))
 
 
-def signers_of(references: Sequence[str], passphrase_file: Path | None) -> list[Signer]:
-    """Raises BadKey; also when there is none."""
-    from cloud_inspect.release.keys import open_signers, read_passphrase
+def signers_of(
+    references: Sequence[str],
+    passphrase_file: Path | None,
+    wanted: Callable[[], Mapping[str, Key]],
+    option: str = "--key",
+) -> list[Signer]:
+    """Of a folder those keys that are `wanted`. Raises BadKey; also when there is none."""
+    from cloud_inspect.release.keys import fitting, is_folder, open_signers, read_passphrase
 
     if not references:
-        raise BadKey("key-missing", "no key given: --key FILE or pkcs11: URI")
+        raise BadKey("key-missing", f"no key given: {option} FILE, folder or pkcs11: URI")
+    passphrase = read_passphrase(passphrase_file)
+    if any(map(is_folder, references)) and (keys := wanted()):
+        references = fitting(references, keys, passphrase)
     warn_of_exposed(references)
-    return open_signers(references, read_passphrase(passphrase_file))
+    return open_signers(references, passphrase)
+
+
+def online_signers_of(change: Change, references: Sequence[str], passphrase_file: Path | None) -> list[Signer]:
+    """Keys of snapshot and timestamp, as they are and as a staged root wants them."""
+    from cloud_inspect.release.layout import ONLINE_ROLES
+
+    return signers_of(references, passphrase_file, lambda: change.wanted(*ONLINE_ROLES), "--online-key")
+
+
+def resigners_of(
+    change: Change, references: Sequence[str], passphrase_file: Path | None, *, stay: bool
+) -> list[Signer]:
+    """Online keys that can do it alone; those that sign nothing are told of. Raises BadKey, BadRelease, StoreGone."""
+    from cloud_inspect.release.publish import refuse_strangers
+
+    signers = online_signers_of(change, references, passphrase_file)
+    _warn(refuse_strangers(change.state(), signers, stay=stay))
+    return signers
 
 
 def warn_of_exposed(references: Sequence[str]) -> None:
@@ -117,8 +154,12 @@ def warn_of_exposed(references: Sequence[str]) -> None:
     from cloud_inspect.release.keys import exposed
 
     if found := exposed(references):
-        line = f"warning: {', '.join(found)}: private, and not only its owner may read or change it; chmod 600"
-        _err.print(line, highlight=False, soft_wrap=True, markup=False)
+        _warn([f"{', '.join(found)}: private, and not only its owner may read or change it; chmod 600"])
+
+
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        _err.print(f"warning: {line}", highlight=False, soft_wrap=True, markup=False)
 
 
 @contextmanager
@@ -152,32 +193,56 @@ def _short(name: str) -> str:
     return (rest if len(digest) == 64 else file)[-40:]
 
 
-def show_signed(signed: Signed, as_json: bool) -> None:
-    """What is staged now, who signed it, who has yet to."""
+def show_signed(signed: Signed, as_json: bool, then: str, new_keys: Sequence[str] = ()) -> None:
+    """What is staged now, in full, for whoever signs next; who signed it, who has yet to; `then`: the next command.
+
+    `new_keys`: files that were made for it.
+    """
+    from cloud_inspect.release.signing import rollout_lines
+
     found: dict[str, Any] = {
         "role": signed.role,
         "version": signed.version,
+        "expires": signed.expires,
         "signed_by": list(signed.signed_by),
         "missing": list(signed.missing),
         "rollouts": [rollout.model_dump(mode="json") for rollout in signed.rollouts],
+        "added": list(signed.added),
         "retired": list(signed.retired),
+        "roles": list(signed.roles),
+        "new_keys": list(new_keys),
     }
     if as_json:
         emit(found)
         return
     for rollout in signed.rollouts:
-        revoked = f", revokes {len(rollout.revoked)}" if rollout.revoked else ""
-        typer.echo(
-            f"{rollout.action}: {rollout.product}, channel {rollout.channel}, sequence {rollout.sequence}: "
-            f"{rollout.model.name} {rollout.model.version} {rollout.model.digest[:19]}{revoked}"
-        )
-    for package in signed.retired:
-        typer.echo(f"takes out for good: {package}")
-    typer.echo(f"staged: {signed.role} version {signed.version}, signed by {', '.join(signed.signed_by) or 'nobody'}")
+        for line in rollout_lines(rollout, signed):
+            typer.echo(line)
+    for line in (*signed.added, *(f"takes out for good: {one}" for one in signed.retired), *signed.roles):
+        typer.echo(line)
+    for file in new_keys:
+        typer.echo(f"new key: {file}")
+    by = ", ".join(signed.signed_by) or "nobody"
+    typer.echo(f"staged: {signed.role} version {signed.version}, expires {signed.expires}, signed by {by}")
     for line in signed.missing:
         typer.echo(f"missing: {line}")
     if not signed.missing:
-        typer.echo("next: cloud-inspect release publish")
+        typer.echo(f"next: {then}")
+
+
+def next_publish(url: str, staged: str | None, keys: Sequence[str], also: Sequence[str] = ()) -> str:
+    """As it can be pasted; the online keys are looked for where `release init` puts them, beside the others.
+
+    `also`: online keys that come with the change.
+    """
+    from cloud_inspect.release.keys import is_folder
+
+    near = [place / "online" for one in keys if one[:7].lower() != "pkcs11:" for place in (Path(one), Path(one).parent)]
+    online = next((str(one) for one in near if is_folder(str(one))), "KEYS/online")
+    words = ["cloud-inspect", "release", "publish", url, *(["--staged", staged] if staged else [])]
+    for one in (online, *(key for key in also if Path(key).parent != Path(online))):
+        words += ["--online-key", one]
+    return shlex.join(words)
 
 
 def warn_of_state(state: State) -> list[str]:
@@ -186,6 +251,5 @@ def warn_of_state(state: State) -> list[str]:
     from cloud_inspect.release.repository import utc_now
 
     lines = expiring(state, utc_now()) + filling(state)
-    for line in lines:
-        _err.print(f"warning: {line}", highlight=False, soft_wrap=True)
+    _warn(lines)
     return lines

@@ -15,6 +15,8 @@ from cloud_inspect.cli.release_options import (
     Staged,
     TrustedRoot,
     Url,
+    next_publish,
+    online_signers_of,
     open_places,
     show_signed,
     signers_of,
@@ -51,6 +53,7 @@ def prune(
     store, waiting = open_places(url, staged, break_lock)
     from cloud_inspect.release import prune as pruning
     from cloud_inspect.release.changes import Change
+    from cloud_inspect.release.layout import product_role
     from cloud_inspect.release.publish import publish
     from cloud_inspect.release.repository import load, utc_now
 
@@ -62,11 +65,12 @@ def prune(
     if not yes:
         return _show(told | {"files": len(pruning.leftovers(store, state, keep)), "done": False}, json_)
     if product and found.packages:
-        signed = change.retire(product, list(found.packages), signers_of(key, passphrase_file))
+        signers = signers_of(key, passphrase_file, lambda: change.wanted(product_role(product)))
+        signed = change.retire(product, list(found.packages), signers)
         if signed.missing or not online_key:
-            show_signed(signed, json_)
+            show_signed(signed, json_, next_publish(url, staged, key))
             return typer.echo("then: cloud-inspect release prune --yes, for the files", err=True)
-        publish(store, waiting, signers_of(online_key, passphrase_file), utc_now(), trusted)
+        publish(store, waiting, online_signers_of(change, online_key, passphrase_file), utc_now(), trusted)
     removed = pruning.sweep(store, keep, trusted, change.staging.root())
     told["warnings"] = warn_of_state(load(store, trusted, change.staging.root()))
     return _show(told | {"files": len(removed), "done": True}, json_)
@@ -75,11 +79,14 @@ def prune(
 def _show(told: dict[str, Any], as_json: bool) -> None:
     if as_json:
         return emit(told)
+    from cloud_inspect.release.signing import counted
+
     for package in told["kept"]:
         typer.echo(f"stays: {package}")
     for package, length in told["packages"].items():
-        typer.echo(f"{'taken out' if told['done'] else 'would go'}: {package}, {length} bytes")
-    typer.echo(f"{told['files']} files that nobody names {'removed' if told['done'] else 'lie there already'}")
+        typer.echo(f"{'taken out' if told['done'] else 'would go'}: {package}, {counted(length, 'byte')}")
+    what = "removed" if told["done"] else "there already"
+    typer.echo(f"{what}: {counted(told['files'], 'file')} that nobody names")
     if not told["done"]:
         typer.echo("nothing was changed; to do it: --yes")
     return None

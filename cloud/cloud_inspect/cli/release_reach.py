@@ -32,7 +32,7 @@ from cloud_inspect.cli.release_options import (
     Url,
     bar,
     open_places,
-    signers_of,
+    resigners_of,
     trusted_root,
     warn_of_state,
 )
@@ -62,7 +62,8 @@ def serve(
 
     Example: cloud-inspect release serve /srv/models --host 0.0.0.0 --resign --online-key ~/keys/online
     """
-    store, _ = open_places(str(folder), None)
+    store, waiting = open_places(str(folder), None)
+    from cloud_inspect.release.changes import Change
     from cloud_inspect.release.publish import keep_signed
     from cloud_inspect.release.repository import load, utc_now
     from cloud_inspect.release.serve import ReleaseServer
@@ -73,7 +74,8 @@ def serve(
     configure_log()
     stop = threading.Event()
     trusted = trusted_root(root, online_key) if resign_ else None
-    signers = signers_of(online_key, passphrase_file) if resign_ else []
+    change = Change(store, waiting, utc_now(), trusted)
+    signers = resigners_of(change, online_key, passphrase_file, stay=True) if resign_ else []
     with ReleaseServer(folder, host, port, most_connections=connections) as server:
 
         def leave(*_: object) -> None:
@@ -125,12 +127,14 @@ def resign(
 
     Example: cloud-inspect release resign /srv/models --online-key ~/keys/online --watch
     """
-    store, _ = open_places(url, None, break_lock)
+    store, waiting = open_places(url, None, break_lock)
     from cloud_inspect.release import publish
+    from cloud_inspect.release.changes import Change
     from cloud_inspect.release.repository import load, utc_now
 
     trusted = trusted_root(root, online_key)
-    signers = signers_of(online_key, passphrase_file)
+    change = Change(store, waiting, utc_now(), trusted)
+    signers = resigners_of(change, online_key, passphrase_file, stay=watch)
     if watch:
         configure_log()
         stop = threading.Event()
@@ -162,11 +166,19 @@ def export(
     """
     store, _ = open_places(url, None)
     from cloud_inspect.release import export as exporting
+    from cloud_inspect.release.signing import counted
 
     with bar("export") as progress:
         done = exporting.export(store, usb, product, channel, progress)
-    found = {"files": done.files, "bytes": done.bytes, "expires": f"{done.expires:%Y-%m-%dT%H:%M:%SZ}"}
-    finish({"usb": str(usb), "product": product, "channels": done.channels} | found, json_)
+    if json_:
+        found = {"files": done.files, "bytes": done.bytes, "expires": f"{done.expires:%Y-%m-%dT%H:%M:%SZ}"}
+        revoked = {"revoked_now": list(done.revoked)}
+        return emit({"usb": str(usb), "product": product, "channels": done.channels} | revoked | found)
+    for name, model in done.channels.items():
+        what = f"revokes {model}; boxes that run it go back to what they ran before" if name in done.revoked else model
+        typer.echo(f"{product}, channel {name}: {what}")
+    size = f"{counted(done.files, 'file')}, {counted(done.bytes, 'byte')}"
+    return typer.echo(f"{usb}: {size}; devices take it until {done.expires:%Y-%m-%d %H:%M} UTC")
 
 
 def announce(
@@ -183,7 +195,7 @@ def announce(
     password_file: PasswordFile = None,
     json_: AsJson = False,
 ) -> None:
-    """Tell devices that there is a rollout, a hint: trust is in the signatures.
+    """Tell devices that there is a rollout, a hint: trust is in the signatures. Exit status 1 when nobody listens.
 
     Example: cloud-inspect release announce URL --product metal-plate --device plant1/press-4/edge-17 --mqtt mqtt://broker
     """
@@ -200,6 +212,17 @@ def announce(
     found = rollouts(product, load(store).product(product), store)
     if channel not in found:
         raise BadRelease("unknown-channel", f"channel {channel}: {product} has: {', '.join(found) or 'none'}")
-    told, heard = asyncio.run(announcing.announce(settings.mqtt, found[channel], devices))
+    rollout = found[channel]
+    told, deaf = asyncio.run(announcing.announce(settings.mqtt, rollout, devices))
     left_out = [one for one in device if one not in told]
-    finish({"told": told, "listening": heard, "not_concerned": left_out, "sequence": found[channel].sequence}, json_)
+    if json_:
+        heard = {"listening": len(told) - len(deaf), "nobody_listens": deaf}
+        emit({"told": told} | heard | {"not_concerned": left_out, "sequence": rollout.sequence})
+    else:
+        for one in told:
+            waits = "nobody listens there; the hint waits at the broker" if one in deaf else "listens"
+            typer.echo(f"told {one}: sequence {rollout.sequence}; {waits}")
+        for one in left_out:
+            typer.echo(f"not told {one}: the rollout is not for it")
+    if told and len(deaf) == len(told):
+        raise typer.Exit(1)

@@ -6,6 +6,7 @@ for are told.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 
@@ -31,8 +32,8 @@ def devices_of(names: Sequence[str]) -> list[Topics]:
     return found
 
 
-async def announce(settings: MqttSettings, rollout: Rollout, devices: Sequence[Topics]) -> tuple[list[str], int]:
-    """The devices told, and how many of them are known to the broker now. Raises BrokerGone."""
+async def announce(settings: MqttSettings, rollout: Rollout, devices: Sequence[Topics]) -> tuple[list[str], list[str]]:
+    """The devices told, and those of them that the broker knows no listener of. Raises BrokerGone."""
     meant = [one for one in devices if rollout.concerns(one.site, one.line, one.device)]
     messages = [
         (
@@ -48,7 +49,8 @@ async def announce(settings: MqttSettings, rollout: Rollout, devices: Sequence[T
         for one in meant
     ]
     async with Session(settings, f"announce-{os.getpid()}") as session:
-        heard = await session.tell(messages, retain=True)
+        heard = await asyncio.gather(*(session.tell([one], retain=True) for one in messages))
         if session.refused:
             raise BrokerGone(f"{settings.host}: we may not publish on `desired` of {session.refused} of these devices")
-    return [f"{one.site}/{one.line}/{one.device}" for one in meant], heard
+    told = [f"{one.site}/{one.line}/{one.device}" for one in meant]
+    return told, [name for name, listens in zip(told, heard, strict=True) if not listens]

@@ -29,6 +29,7 @@ from cloud_inspect.learning.datasets import Dataset, Sample, load_together
 from cloud_inspect.release import golden, variants
 from cloud_inspect.release.cost import RUNS, Cost, measure_cost
 from cloud_inspect.release.judge import Looks, Step, compare, look, measured, outcomes, renumbered
+from cloud_inspect.release.limits import allowed
 from cloud_inspect.release.package import Draft, Picture, build_package, gated
 from cloud_inspect.release.provenance import provenance_of
 from edge_wire.manifest import (
@@ -153,7 +154,7 @@ def _check_name(plan: Plan) -> None:
         try:
             TypeAdapter(kind).validate_python(value)
         except ValidationError as err:
-            raise BadPackage(f"--{key} {value}: {err.errors(include_url=False)[0]['msg']}") from err
+            raise BadPackage(f"--{key} {value!r}: {allowed(key, err.errors(include_url=False)[0])}") from err
 
 
 def _classes(plan: Plan, dataset: Dataset) -> tuple[str, ...]:

@@ -14,11 +14,10 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import IO
 
-from securesystemslib.signer import Signer
+from securesystemslib.signer import Key, Signer
 from tuf.api.metadata import TargetFile, Targets
 
 from cloud_inspect.errors import BadKey, BadRelease
@@ -35,25 +34,18 @@ from cloud_inspect.release.layout import (
 )
 from cloud_inspect.release.packages import Package
 from cloud_inspect.release.repository import Draft, State, load
-from cloud_inspect.release.rollouts import Wish, make_revoking, make_rollout, refuse_unfit, released
+from cloud_inspect.release.rollouts import (
+    Wish,
+    make_revoking,
+    make_rollout,
+    refuse_revoked,
+    refuse_unfit,
+    released,
+)
+from cloud_inspect.release.signing import Signed, added_packages, package_names, retired_by, role_lines
 from cloud_inspect.release.staging import Staging, refuse_bad_change, rollouts
 from cloud_inspect.release.store import QUIET, Progress, Store
 from edge_wire.release import ReleasedModel, Rollout, channel_target, file_target
-
-
-@dataclass(frozen=True)
-class Signed:
-    """A staged change after somebody signed it."""
-
-    role: str
-    version: int
-    signed_by: tuple[str, ...]
-    """Names of the keys that signed now."""
-    missing: tuple[str, ...]
-    """A line for each role that still lacks signatures; empty when it may be published."""
-    rollouts: tuple[Rollout, ...] = ()
-    retired: tuple[str, ...] = ()
-    """NAME/VERSION of packages that it takes out."""
 
 
 class Change:
@@ -95,7 +87,7 @@ class Change:
                 if isinstance(package, Package):
                     files |= _add_package(edited, product, package)
                 files |= _add_rollout(edited, rollout)
-            return self._stage(draft, product_role(product), files, (rollout,), progress)
+            return self._stage(draft, product_role(product), files, progress)
 
     def revoke(
         self, product: str, model: ReleasedModel, wish: Wish, signers: Sequence[Signer], to: ReleasedModel | None = None
@@ -108,13 +100,14 @@ class Change:
             last = rollouts(product, targets, self._store)
             if not last:
                 raise BadRelease("unknown-channel", f"product {product}: no channel yet, so nobody was offered it")
-            made = tuple(make_revoking(one, model, wish, to, last, self._now) for one in last.values())
+            refuse_revoked(model, last, to)
+            made = [make_revoking(one, model, wish, to, last, self._now) for one in last.values()]
             draft = self._draft_of(state, product_role(product), signers)
             files: dict[str, Opener] = {}
             with draft.edit_targets(product_role(product)) as edited:
                 for rollout in made:
                     files |= _add_rollout(edited, rollout)
-            return self._stage(draft, product_role(product), files, made)
+            return self._stage(draft, product_role(product), files)
 
     def retire(self, product: str, packages: Sequence[str], signers: Sequence[Signer]) -> Signed:
         """Take packages (NAME/VERSION) out for good. Staged just so already: adds the signature.
@@ -126,7 +119,7 @@ class Change:
             state = self.state()
             staged = Draft(state, (), self._now)
             self.staging.overlay(staged)
-            if packages and set(_retired_by(staged, role)) == set(packages):
+            if packages and set(retired_by(staged, role)) == set(packages):
                 return self._countersign(state, role, signers)
             self.refuse_other_change(state)
             draft = self._draft_of(state, role, signers)
@@ -150,15 +143,24 @@ class Change:
         with self.staging.store.lock():
             return self._countersign(self.state(), role, signers)
 
-    def discard(self) -> None:
+    def discard(self) -> list[str]:
+        """The roles of which a change was staged."""
         with self.staging.store.lock():
+            dropped = self.staging.roles()
             self.staging.clear()
+        return dropped
 
     def staged_rollouts(self, product: str) -> tuple[Rollout, ...]:
         """What the staged change would tell the devices, for those who are to sign it."""
         draft = Draft(self.state(), (), self._now)
         self.staging.overlay(draft)
-        return self._rollouts_of(draft, product_role(product))
+        return self._rollouts_of(draft, product_role(product))[1]
+
+    def wanted(self, *roles: str) -> dict[str, Key]:
+        """By key id: who signs for these roles, as they are and as they are staged."""
+        draft = Draft(self.state(), (), self._now)
+        self.staging.overlay(draft)
+        return {keyid: key for role in roles for keyid, key in draft.keys(role).items()}
 
     def stage(self, draft: Draft, role: str) -> Signed:
         """For changes of roles, which are made elsewhere; the caller holds the lock."""
@@ -178,16 +180,35 @@ class Change:
         _refuse_strangers(draft, role, signers)
         names = draft.sign(role)
         self.staging.write(role, draft.changed[role])
-        return _signed(draft, role, names, self._rollouts_of(draft, role))
+        return self._signed(draft, role, names)
 
-    def _rollouts_of(self, draft: Draft, role: str) -> tuple[Rollout, ...]:
+    def _rollouts_of(self, draft: Draft, role: str) -> tuple[dict[str, Rollout], tuple[Rollout, ...]]:
+        """By channel what they say until now, and those that the change brings."""
         if not role.startswith(PRODUCT) or role not in draft.changed:
-            return ()
+            return {}, ()
         product, stores = product_of(role), (self.staging.store, self._store)
         before = draft.base.product(product) if product in draft.base.products else Targets()
         last = rollouts(product, before, self._store)
         now = rollouts(product, draft.state.product(product), *stores)
-        return tuple(one for channel, one in now.items() if one != last.get(channel))
+        return last, tuple(one for channel, one in now.items() if one != last.get(channel))
+
+    def _signed(self, draft: Draft, role: str, keyids: Sequence[str]) -> Signed:
+        keys, metadata = draft.keys(role), draft.changed[role].signed
+        last, made = self._rollouts_of(draft, role)
+        product = product_of(role) if role.startswith(PRODUCT) else None
+        return Signed(
+            role,
+            metadata.version,
+            f"{metadata.expires:%Y-%m-%d}",
+            signed_by=tuple(name_of(keys[one]) for one in keyids),
+            missing=tuple(dict.fromkeys(line for one in draft.changed for line in draft.missing(one))),
+            rollouts=made,
+            retired=retired_by(draft, role),
+            before=last,
+            names=package_names(draft.state.product(product)) if product else {},
+            added=tuple(added_packages(draft, product)) if product else (),
+            roles=tuple(role_lines(draft)),
+        )
 
     def _staged_already(self, product: str, wish: Wish, model: ReleasedModel) -> bool:
         return any(
@@ -217,7 +238,6 @@ class Change:
         draft: Draft,
         role: str,
         files: dict[str, Opener],
-        made: tuple[Rollout, ...] = (),
         progress: Progress = QUIET,
     ) -> Signed:
         """Files first, metadata last, so that what is staged is whole."""
@@ -234,7 +254,7 @@ class Change:
         for changed, metadata in draft.changed.items():
             self.staging.write(changed, metadata)
         keys = draft.keys(role)
-        return _signed(draft, role, [one for one in draft.changed[role].signatures if one in keys], made)
+        return self._signed(draft, role, [one for one in draft.changed[role].signatures if one in keys])
 
 
 Opener = Callable[[], AbstractContextManager[IO[bytes]]]
@@ -252,7 +272,7 @@ def _refuse_strangers(draft: Draft, role: str, signers: Sequence[Signer]) -> Non
         if signer.public_key.keyid not in wanted:
             names = ", ".join(sorted(name_of(key) for key in wanted.values()))
             raise BadKey(
-                "key-not-of-role", f"key {signer.public_key.keyid[:12]}: does not sign for {role}; its keys: {names}"
+                "key-not-of-role", f"{name_of(signer.public_key)}: does not sign for {role}; its keys: {names}"
             )
 
 
@@ -277,24 +297,8 @@ def _take_out(targets: Targets, product: str, packages: Sequence[str]) -> None:
     targets.unrecognized_fields[RETIRED] = dict(sorted({**retired(targets), **digests}.items()))
 
 
-def _retired_by(draft: Draft, role: str) -> tuple[str, ...]:
-    """What the change takes out."""
-    if not role.startswith(PRODUCT) or role not in draft.changed:
-        return ()
-    product = product_of(role)
-    before = retired(draft.base.product(product)) if product in draft.base.products else {}
-    return tuple(sorted(set(retired(draft.state.product(product))) - set(before)))
-
-
 def _add_rollout(targets: Targets, rollout: Rollout) -> dict[str, Opener]:
     content = (rollout.model_dump_json(indent=2) + "\n").encode()
     path = channel_target(rollout.product, rollout.channel)
     targets.targets[path] = TargetFile.from_data(path, content, ["sha256"])
     return {path: lambda: io.BytesIO(content)}
-
-
-def _signed(draft: Draft, role: str, keyids: Sequence[str], made: tuple[Rollout, ...]) -> Signed:
-    keys = draft.keys(role)
-    missing = tuple(dict.fromkeys(line for one in draft.changed for line in draft.missing(one)))
-    names = tuple(name_of(keys[one]) for one in keyids)
-    return Signed(role, draft.changed[role].signed.version, names, missing, made, _retired_by(draft, role))

@@ -43,6 +43,8 @@ class Exported:
     bytes: int
     expires: datetime
     """When devices stop taking it: the earliest expiry of what is on the stick."""
+    revoked: tuple[str, ...] = ()
+    """Channels whose package is revoked: a device that runs it goes back to what it ran before."""
 
 
 def export(
@@ -75,6 +77,7 @@ def export(
         len(targets),
         sum(one.length for one in targets),
         min(one.signed.expires for one in state.roles.values()),
+        tuple(name for name, one in chosen.items() if one.model.digest in one.revoked),
     )
 
 

@@ -3,7 +3,8 @@
 1. Offline keys (root, targets, products) lie in the keys folder, online ones (snapshot, timestamp) in its `online/`,
    so that only the latter go to the machine that publishes.
 2. Keys never lie inside the repository, where a server or a copy would take them along.
-3. An occupied place and a threshold that cannot be met are refused before any key is made.
+3. An occupied place and a threshold that cannot be met are refused before any key is made; keys of a repository that
+   could not be made go again.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from pydantic import TypeAdapter, ValidationError
 from securesystemslib.signer import Key, Signer
 
 from cloud_inspect.errors import BadKey, BadRelease
-from cloud_inspect.release.keys import make_key, open_signer, read_public, refuse_existing
+from cloud_inspect.release.keys import kept_if_used, make_key, open_signer, read_public, refuse_existing
 from cloud_inspect.release.layout import ONLINE_ROLES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, product_role
-from cloud_inspect.release.roles import RoleKeys, create, refuse_impossible
-from cloud_inspect.release.store import Folder, Store
+from cloud_inspect.release.roles import RoleKeys, create, refuse_impossible, refuse_occupied
+from cloud_inspect.release.store import Folder, Store, make_folder
 from edge_wire.release import ProductName
 
 _THRESHOLD = re.compile(r"(?:([a-z0-9-]+)=)?([1-9]\d?)(?:/([1-9]\d?))?")
@@ -63,27 +64,43 @@ def found(
         raise BadRelease("unknown-role", f"role {role}: allowed: {', '.join(roles)}")
     if isinstance(store, Folder) and folder.resolve().is_relative_to(store.path.resolve()):
         raise BadKey("keys-in-repository", f"{folder}: lies inside {store.url}; keys must not be served")
-    if taken := store.names("metadata"):
-        raise BadRelease("folder-not-empty", f"{store.url}: has {taken[0]} already; a repository begins empty")
+    refuse_occupied(store)
     wanted = {role: (thresholds or {}).get(role, (1, 1)) for role in roles if not (given or {}).get(role)}
     for role, (threshold, count) in wanted.items():
         refuse_impossible(role, count, threshold)
         for file in key_files(folder, role, count):
-            refuse_existing(file)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            refuse_existing(file, f"--key {role}=")
+    with store.lock():  # it can be written to
+        pass
+    files = [file for role, (_, count) in wanted.items() for file in key_files(folder, role, count)]
+    with kept_if_used(files):
+        references, root = _begin(store, folder, roles, now, thresholds or {}, given or {}, secrets)
+    Folder(folder).write("root.json", root)
+    return Founded(folder / "root.json", references)
+
+
+def _begin(
+    store: Store,
+    folder: Path,
+    roles: Sequence[str],
+    now: datetime,
+    thresholds: Mapping[str, tuple[int, int]],
+    given: Mapping[str, Sequence[str]],
+    secrets: Secrets,
+) -> tuple[dict[str, list[str]], bytes]:
+    """Keys, by role, and the root that names them."""
+    make_folder(folder, 0o700)
     references: dict[str, list[str]] = {}
     plan: dict[str, RoleKeys] = {}
     for role in roles:
-        threshold, count = (thresholds or {}).get(role, (1, 1))
-        references[role] = list((given or {}).get(role, ())) or make_keys(folder, role, count, secrets.of(role))
+        threshold, count = thresholds.get(role, (1, 1))
+        references[role] = list(given.get(role, ())) or make_keys(folder, role, count, secrets.of(role))
         keys: list[Key] = [read_public(one, secrets.of(role)) for one in references[role]]
         plan[role] = RoleKeys(tuple(keys), threshold)
     signers: list[Signer] = [
         open_signer(one, secrets.of(role)) for role in roles for one in references[role] if not one.endswith(".pub")
     ]
-    root = create(store, plan, signers, now)
-    Folder(folder).write("root.json", root)
-    return Founded(folder / "root.json", references)
+    return references, create(store, plan, signers, now)
 
 
 def make_keys(folder: Path, role: str, count: int, passphrase: bytes | None) -> list[str]:

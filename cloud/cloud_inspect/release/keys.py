@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -31,7 +32,7 @@ from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
 from cloud_inspect.errors import BadKey
 from cloud_inspect.release.layout import KEY_NAME
-from cloud_inspect.release.store import sync_folder, world
+from cloud_inspect.release.store import make_folder, sync_folder, world
 from cloud_inspect.release.tokens import is_token, name_on_token, open_token
 
 MOST_KEY_BYTES = 64 * 1024
@@ -43,8 +44,7 @@ def make_key(path: Path, passphrase: bytes | None = None) -> SSlibKey:
     encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     refuse_existing(path)
-    with world(path):
-        _make_folder(path.parent)
+    _make_folder(path.parent)
     _write_new(path, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption), 0o600)
     try:
         _write_new(path.with_suffix(".pub"), public, 0o644)
@@ -56,11 +56,33 @@ def make_key(path: Path, passphrase: bytes | None = None) -> SSlibKey:
     return _named(SSlibKey.from_crypto(private.public_key()), path.stem)
 
 
-def refuse_existing(path: Path) -> None:
-    """The key's file, or its public half. Raises BadKey (`key-exists`)."""
+def refuse_existing(path: Path, option: str = "") -> None:
+    """The key's file, or its public half. `option`: with what it can be used as it is. Raises BadKey (`key-exists`)."""
     for one in (path, path.with_suffix(".pub")):
         if os.path.lexists(one):
-            raise BadKey("key-exists", f"{one}: is there already; a key is never written over")
+            cure = f"; to use it: {option}{path}" if option and path.exists() else ""
+            raise BadKey("key-exists", f"{one}: is there already; a key is never written over{cure}")
+
+
+@contextmanager
+def kept_if_used(files: Sequence[Path], is_used: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Keys made inside are removed again when what they are for fails: nobody has them yet, and it may be repeated.
+
+    `is_used`: asked then; something signed names them already, so they stay.
+    """
+    made = [half for one in files for half in (one, one.with_suffix(".pub")) if not os.path.lexists(half)]
+    folders = sorted({one for file in made for one in _missing_folders(file.parent)}, reverse=True)
+    try:
+        yield
+    except BaseException:
+        if not is_used():
+            for one in made:
+                with suppress(OSError):
+                    one.unlink()
+            for one in folders:
+                with suppress(OSError):
+                    one.rmdir()
+        raise
 
 
 def read_public(reference: str, passphrase: bytes | None = None) -> SSlibKey:
@@ -86,11 +108,13 @@ def open_signer(reference: str, passphrase: bytes | None = None) -> Signer:
     if encrypted and not passphrase:
         raise BadKey("passphrase-missing", f"{reference}: is encrypted; give --passphrase-file")
     try:
-        return CryptoSigner(load_pem_private_key(content, passphrase if encrypted else None))
+        signer = CryptoSigner(load_pem_private_key(content, passphrase if encrypted else None))
     except (ValueError, TypeError, UnsupportedAlgorithm) as err:
         if encrypted:
             raise BadKey("wrong-passphrase", f"{reference}: the passphrase does not open it") from err
         raise BadKey("key-unreadable", f"{reference}: is no private key in PEM (ed25519, ECDSA or RSA)") from err
+    _named(_public(signer), reference)  # so that what is said of it names its file
+    return signer
 
 
 def open_signers(references: Iterable[str], passphrase: bytes | None = None) -> list[Signer]:
@@ -98,18 +122,47 @@ def open_signers(references: Iterable[str], passphrase: bytes | None = None) -> 
     return [open_signer(one, passphrase) for reference in references for one in _each(reference)]
 
 
+def fitting(references: Iterable[str], wanted: Mapping[str, Key], passphrase: bytes | None = None) -> list[str]:
+    """Files and URIs as they are; instead of a folder those keys in it that are `wanted` (by key id).
+
+    Raises BadKey (`key-not-of-role`) for a folder with none of them.
+    """
+    found: list[str] = []
+    for reference in references:
+        each = _each(reference)
+        chosen = each if each == [reference] else [one for one in each if _keyid(one, passphrase) in wanted]
+        if not chosen:
+            names = ", ".join(sorted(name_of(key) for key in wanted.values()))
+            raise BadKey("key-not-of-role", f"{reference}: none of the keys in this folder signs here; wanted: {names}")
+        found += chosen
+    return found
+
+
+def _keyid(file: str, passphrase: bytes | None) -> str:
+    """By the public half beside it, which needs no passphrase."""
+    beside = str(Path(file).with_suffix(".pub"))
+    return read_public(beside if is_file(beside) else file, passphrase).keyid
+
+
+def is_folder(reference: str) -> bool:
+    return not is_token(reference) and os.path.isdir(reference)  # noqa: PTH112 - a Path raises where we may not look
+
+
+def is_file(reference: str) -> bool:
+    return not is_token(reference) and os.path.isfile(reference)  # noqa: PTH113 - the same
+
+
 def exposed(references: Iterable[str]) -> list[str]:
     """Those private key files that more people than their owner may read or change; a `.pub` is no secret."""
     files = [one for reference in references for one in _each(reference)]
     private = [one for one in files if not is_token(one) and not one.endswith(".pub")]
-    return [one for one in private if Path(one).exists() and stat.S_IMODE(Path(one).stat().st_mode) & 0o077]
+    return [one for one in private if is_file(one) and stat.S_IMODE(Path(one).stat().st_mode) & 0o077]
 
 
 def _each(reference: str) -> list[str]:
-    path = Path(reference)
-    if is_token(reference) or not path.is_dir():
+    if not is_folder(reference):
         return [reference]
-    found = sorted(str(one) for one in path.glob("*.pem"))
+    found = sorted(str(one) for one in Path(reference).glob("*.pem"))
     if not found:
         raise BadKey("key-missing", f"{reference}: no key (.pem) in this folder")
     return found
@@ -158,10 +211,16 @@ def _read(path: Path) -> bytes:
 
 
 def _make_folder(folder: Path) -> None:
-    new = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    new = _missing_folders(folder)
+    make_folder(folder, 0o700)
     for one in new:
-        sync_folder(one.parent)
+        with world(one):
+            sync_folder(one.parent)
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """The innermost first."""
+    return [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
 
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:

@@ -25,6 +25,7 @@ from tuf.api.metadata import TargetFile
 from tuf.ngclient import UpdaterConfig
 
 from cloud_inspect.errors import BadKey, BadRelease, StoreGone
+from cloud_inspect.release.keys import name_of
 from cloud_inspect.release.layout import (
     ONLINE_ROLES,
     PRODUCT,
@@ -148,6 +149,25 @@ def keep_signed(
             trouble = str(err)
         if stop.wait(every_s):
             return
+
+
+def refuse_strangers(state: State, signers: Sequence[Signer], *, stay: bool = False) -> list[str]:
+    """Before the online roles are signed with these. `stay`: for as long as nobody stops it, so all must be there.
+
+    Returns a line for each key that signs neither role. Raises BadKey (`key-not-of-role`), BadRelease (`threshold`).
+    """
+    wanted = {role: state.keys(role) for role in ONLINE_ROLES}
+    ours = {one.public_key.keyid for one in signers}
+    names = "; ".join(f"{role}: {', '.join(sorted(map(name_of, keys.values())))}" for role, keys in wanted.items())
+    strangers = [one.public_key for one in signers if not any(one.public_key.keyid in keys for keys in wanted.values())]
+    if len(strangers) == len(signers):
+        what = ", ".join(map(name_of, strangers)) or "no key"
+        raise BadKey("key-not-of-role", f"{what}: signs neither snapshot nor timestamp; their keys: {names}")
+    for role, keys in wanted.items():
+        found, needed = len(ours & set(keys)), state.root.roles[role].threshold
+        if stay and found < needed:
+            raise BadRelease("threshold", f"{role}: {found} of {needed} signatures with these keys; its keys: {names}")
+    return [f"{name_of(key)}: signs neither snapshot nor timestamp" for key in strangers]
 
 
 def expiring(state: State, now: datetime) -> list[str]:

@@ -152,6 +152,8 @@ def _load_root(store: Store, state: State, trusted: bytes | None) -> None:
     content = trusted or read(store, metadata_file(ROOT, 1)) or b""
     root = parse(content, Root, "root")
     _require(store, root.signed, ROOT, root)
+    if trusted is not None:
+        _refuse_other_repository(store, root.signed)
     while (newer := read(store, metadata_file(ROOT, root.signed.version + 1))) is not None:
         name = metadata_file(ROOT, root.signed.version + 1)
         following = parse(newer, Root, f"{store.url}/{name}")
@@ -161,6 +163,17 @@ def _load_root(store: Store, state: State, trusted: bytes | None) -> None:
             raise BadRelease("metadata-refused", f"{store.url}/{name}: says version {following.signed.version}")
         root, content = following, newer
     state.roles[ROOT], state.content[ROOT] = root, content
+
+
+def _refuse_other_repository(store: Store, trusted: Root) -> None:
+    name = metadata_file(ROOT, trusted.version)
+    own = read(store, name)
+    if own is None or parse(own, Root, f"{store.url}/{name}").signed != trusted:
+        found = "is another one" if own is not None else "is not there"
+        raise BadRelease(
+            "metadata-refused",
+            f"{store.url}: the root.json that is trusted is not of this repository: its {name} {found}",
+        )
 
 
 def _load(store: Store, state: State, role: str, kind: type[T], version: int) -> T:

@@ -11,14 +11,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 from securesystemslib.signer import Key, Signer
 from tuf.api.metadata import Root, Targets
 
-from cloud_inspect.errors import BadKey, BadRelease
-from cloud_inspect.release.changes import Change, Signed
+from cloud_inspect.errors import BadKey, BadRelease, StoreGone
+from cloud_inspect.release.changes import Change
 from cloud_inspect.release.keys import name_of
 from cloud_inspect.release.layout import (
     KEY_NAME,
@@ -32,6 +33,7 @@ from cloud_inspect.release.layout import (
 )
 from cloud_inspect.release.publish import write_metadata
 from cloud_inspect.release.repository import Draft, State
+from cloud_inspect.release.signing import Signed
 from cloud_inspect.release.store import Store
 
 
@@ -57,8 +59,7 @@ def create(store: Store, plan: dict[str, RoleKeys], signers: Sequence[Signer], n
     for role, keys in plan.items():
         refuse_impossible(role, len({key.keyid for key in keys.keys}), keys.threshold)
     with store.lock():
-        if found := [name for folder in ("metadata", "targets", "staged") for name in store.names(folder)]:
-            raise BadRelease("folder-not-empty", f"{store.url}: has {found[0]} already; a repository begins empty")
+        refuse_occupied(store)
         draft = Draft(State(), signers, now)
         with draft.edit_root() as root:
             for role in TOP_ROLES:
@@ -76,8 +77,28 @@ def create(store: Store, plan: dict[str, RoleKeys], signers: Sequence[Signer], n
         for role in draft.changed:
             for line in draft.missing(role):
                 raise BadRelease("threshold", line)
-        write_metadata(draft, store)
+        try:
+            write_metadata(draft, store)
+        except BaseException:
+            with suppress(StoreGone):
+                for name in store.names("metadata"):
+                    store.remove(name)
+            raise
     return draft.changed[ROOT].to_bytes()
+
+
+def refuse_occupied(store: Store) -> None:
+    """Raises BadRelease (`folder-not-empty`)."""
+    if found := [name for folder in ("metadata", "targets", "staged") for name in store.names(folder)]:
+        raise BadRelease("folder-not-empty", f"{store.url}: has {found[0]} already; a repository begins empty")
+
+
+def refuse_product(change: Change, product: str) -> None:
+    """Before keys are made for it. Raises BadRelease (`product-exists`, `staged`)."""
+    state = change.state()
+    if product in state.products:
+        raise BadRelease("product-exists", f"product {product}: is in this repository already")
+    change.refuse_other_change(state)
 
 
 def add_product(
@@ -86,16 +107,18 @@ def add_product(
     """Stage a delegation to a new product's keys; the targets keys and the product's own sign it."""
     refuse_impossible(product_role(product), len(keys.keys), keys.threshold)
     with change.staging.store.lock():
-        state = change.state()
-        if product in state.products:
-            raise BadRelease("product-exists", f"product {product}: is in this repository already")
-        change.refuse_other_change(state)
-        draft = change.draft(state, [*signers, *own])
+        refuse_product(change, product)
+        draft = change.draft(change.state(), [*signers, *own])
         with draft.edit_targets() as targets:
             _delegate(targets, product_role(product), keys)
         with draft.edit_targets(product_role(product)):
             pass
         return _stage(change, draft, TARGETS, signers)
+
+
+def signing_roles(role: str) -> tuple[str, ...]:
+    """Whose keys sign when `role` gets other keys."""
+    return (TARGETS, role) if role.startswith(PRODUCT) else (ROOT, TARGETS) if role == TARGETS else (ROOT,)
 
 
 def rotate(
@@ -130,7 +153,7 @@ def _stage(change: Change, draft: Draft, role: str, signers: Sequence[Signer]) -
     for signer in signers:
         if signer.public_key.keyid not in known:
             roles = ", ".join(draft.changed)
-            raise BadKey("key-not-of-role", f"key {name_of(signer.public_key)}: signs for none of {roles}")
+            raise BadKey("key-not-of-role", f"{name_of(signer.public_key)}: signs for none of {roles}")
     return change.stage(draft, role)
 
 

@@ -18,6 +18,7 @@ from tuf.api.metadata import Targets
 
 from cloud_inspect.errors import BadRelease
 from cloud_inspect.release.layout import retired, whole_second
+from cloud_inspect.release.limits import differences, in_words
 from edge_wire.manifest import MANIFEST_NAME
 from edge_wire.release import (
     Audience,
@@ -41,6 +42,8 @@ class Wish:
     shadow: ShadowLimits = field(default_factory=ShadowLimits)
     trial: TrialLimits = field(default_factory=TrialLimits)
     rollback: bool = False
+    again: bool = False
+    """The package that the channel is at already, in another way."""
 
 
 def make_wish(
@@ -49,6 +52,7 @@ def make_wish(
     *,
     reason: str = "",
     rollback: bool = False,
+    again: bool = False,
     audience: dict[str, Any] | None = None,
     shadow: dict[str, Any] | None = None,
     trial: dict[str, Any] | None = None,
@@ -63,6 +67,7 @@ def make_wish(
             ShadowLimits(**_said(shadow)),
             TrialLimits(**_said(trial)),
             rollback,
+            again,
         )
     except ValidationError as err:
         raise _refused(err) from err
@@ -136,7 +141,7 @@ def make_revoking(
 
 
 def refuse_unfit(product: str, wish: Wish, model: ReleasedModel, targets: Targets, last: dict[str, Rollout]) -> None:
-    """Raises BadRelease: `retired`, `same-version-other-bytes`, `revoked-model`, `older-version`."""
+    """Raises BadRelease: `retired`, `same-version-other-bytes`, `revoked-model`, `same-release`, `older-version`."""
     if f"{model.name}/{model.version}" in retired(targets):
         raise BadRelease("retired", f"{model.name} {model.version}: was released once and taken out; raise the version")
     info = targets.targets.get(file_target(product, model.name, model.version, MANIFEST_NAME))
@@ -151,6 +156,13 @@ def refuse_unfit(product: str, wish: Wish, model: ReleasedModel, targets: Target
     before = last.get(wish.channel)
     if before is None or before.model.name != model.name:
         return
+    if before.model == model and not wish.again:
+        would = differences(before, before.model_copy(update={name: getattr(wish, name) for name in _HOW}))
+        raise BadRelease(
+            "same-release",
+            f"{wish.channel} is at {model.name} {model.version} already (sequence {before.sequence}); "
+            f"{_changing(would)}; to do it: --again",
+        )
     older = version_order(model.version) < version_order(before.model.version)
     if older and not wish.rollback:
         raise BadRelease(
@@ -163,7 +175,21 @@ def _said(parts: dict[str, Any] | None) -> dict[str, Any]:
     return {key: value for key, value in (parts or {}).items() if value is not None}
 
 
+def refuse_revoked(model: ReleasedModel, last: dict[str, Rollout], to: ReleasedModel | None) -> None:
+    """Raises BadRelease (`revoked-already`) where that would change nothing."""
+    if all(model.digest in one.revoked for one in last.values()) and not (
+        to is not None and any(one.model == model for one in last.values())
+    ):
+        where = ", ".join(f"{one.channel} since sequence {one.sequence} or before" for one in last.values())
+        raise BadRelease("revoked-already", f"{model.name} {model.version}: is revoked on every channel: {where}")
+
+
+_HOW = ("audience", "shadow", "trial")
+
+
+def _changing(lines: Sequence[str]) -> str:
+    return f"this changes: {', '.join(lines)}" if lines else "nothing would change but the sequence"
+
+
 def _refused(err: ValidationError) -> BadRelease:
-    first = err.errors(include_url=False)[0]
-    field = ".".join(map(str, first["loc"]))
-    return BadRelease("rollout-refused", f"{field}: found {first['input']!r}: {first['msg']}")
+    return BadRelease("rollout-refused", in_words(err))

@@ -153,7 +153,7 @@ class Folder:
     def lock(self) -> Iterator[None]:
         path = self.path / LOCK
         with world(path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             file = path.open("a+b", buffering=0)
         with file:
             with world(path):
@@ -187,7 +187,7 @@ class Folder:
         path = self.path / name
         temporary = path.parent / f".{path.name[-80:]}.{os.getpid()}{PART}"
         with world(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             try:
                 with temporary.open("wb") as file:
                     yield file
@@ -210,6 +210,17 @@ def copy_checked(source: IO[bytes], file: IO[bytes], name: str, length: int, sha
         progress.advance(name, len(chunk))
     if (done, digest.hexdigest()) != (length, sha256):
         raise BadRelease("bytes-changed", f"{name}: other bytes than were signed: {done} of {length}")
+
+
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """With those above it. Raises StoreGone; also where none can be made at all, as in /proc."""
+    with world(path):
+        try:
+            path.mkdir(mode, parents=True, exist_ok=True)
+        except FileNotFoundError as err:
+            raise StoreGone("store-gone", f"{path}: no folder can be made there: {err.strerror}") from err
+        except (FileExistsError, NotADirectoryError) as err:
+            raise StoreGone("store-gone", f"{path}: no folder can be made there: a file is in its place") from err
 
 
 def sync_folder(path: Path) -> None:
@@ -241,6 +252,12 @@ def holder_of(text: str) -> str:
         return "somebody else"
 
 
+_CODES = {
+    errno.ENOSPC: "disk-full", errno.EDQUOT: "disk-full", errno.EROFS: "read-only",
+    errno.EACCES: "no-rights", errno.EPERM: "no-rights",
+}  # fmt: skip
+
+
 @contextmanager
 def world(where: object) -> Iterator[None]:
     """What the machine or the network does to us, as one line. A missing file stays FileNotFoundError."""
@@ -249,8 +266,9 @@ def world(where: object) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as err:
-        code = {errno.ENOSPC: "disk-full", errno.EDQUOT: "disk-full", errno.EROFS: "read-only"}.get(err.errno or 0)
-        raise StoreGone(code or "store-gone", f"{where}: {err.strerror or first_line(err)}") from err
+        raise StoreGone(
+            _CODES.get(err.errno or 0, "store-gone"), f"{where}: {err.strerror or first_line(err)}"
+        ) from err
 
 
 def first_line(err: BaseException) -> str:
