@@ -66,8 +66,10 @@ def build(
     from cloud_inspect.release.from_training import read_run
     from edge_wire.manifest import AccuracyBudget
 
-    if not model.exists():
-        raise BadPackage(f"{model}: no such file or folder")
+    try:
+        model.stat()
+    except OSError as err:
+        raise BadPackage(f"{model}: {err.strerror}") from err
     run = read_run(model) if model.is_dir() else None
     if not data and run is None:
         raise typer.BadParameter("--data is missing: a single file does not say what it was trained on")

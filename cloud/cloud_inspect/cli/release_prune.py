@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -69,7 +70,8 @@ def prune(
         signed = change.retire(product, list(found.packages), signers)
         if signed.missing or not online_key:
             show_signed(signed, json_, next_publish(url, staged, key))
-            return typer.echo("then: cloud-inspect release prune --yes, for the files", err=True)
+            again = ["cloud-inspect", "release", "prune", url, "--yes"]
+            return typer.echo(f"after that, for the files: {shlex.join(again)}", err=True)
         publish(store, waiting, online_signers_of(change, online_key, passphrase_file), utc_now(), trusted)
     removed = pruning.sweep(store, keep, trusted, change.staging.root())
     told["warnings"] = warn_of_state(load(store, trusted, change.staging.root()))

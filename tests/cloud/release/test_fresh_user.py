@@ -234,7 +234,7 @@ def test_option_that_is_refused_is_named_in_words(place: Path, given: tuple[str,
 
 def test_build_says_what_is_not_there_and_what_a_version_is(place: Path) -> None:
     build: Any = ("build", "runs/nope", "--name", "x", "--out", "out", "--version")
-    assert line_of(*build, "1.0.0") == "runs/nope: no such file or folder"
+    assert line_of(*build, "1.0.0") == "runs/nope: No such file or directory"
     (place / "model.onnx").write_bytes(b"")
     with pytest.raises(BadPackage, match=r"--version 'banana': allowed: three numbers.*e\.g\. 1\.1\.0"):
         run("build", "model.onnx", "--data", "d.yaml", "--name", "x", "--out", "out", "--version", "banana")
