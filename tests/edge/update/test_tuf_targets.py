@@ -210,7 +210,7 @@ def test_other_content_than_signed_is_never_stored(
     paths = [repository.put("targets", name, name.encode()) for name in ("one", "two")]
     repository.publish("targets")
     assert client.download("one") == 0
-    repository.files |= dict.fromkeys(paths, b"malicious: do not store this")
+    repository.files |= {paths[0]: b"longer than what was signed", paths[1]: b"TWO"}
     client.download("one")
     assert client.contents() == [b"one"]
     assert client.download("two") == 1
