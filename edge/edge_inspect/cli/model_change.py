@@ -13,7 +13,7 @@ from edge_inspect.cli.model_box import ConfigFile, Place, StateDir, digest_meant
 from edge_inspect.cli.options import AsJson
 from edge_inspect.cli.output import emit
 from edge_inspect.errors import Refusal, Usage
-from edge_inspect.update.choose import chosen_by_person
+from edge_inspect.update.choose import chosen_by_person, limits_of
 from edge_inspect.update.clock import utc_now
 from edge_inspect.update.machine import Result, advance
 from edge_inspect.update.record import PERSON_WENT_BACK
@@ -90,7 +90,8 @@ def _activate_in(store: Store, request: Request) -> Answer:
     store.package(found.model.digest)
     chosen = advance(state, Result(Outcome.DONE, "activate", request.why, by=request.by, candidate=found), utc_now())
     store.save(advance(chosen, Result(Outcome.DONE), utc_now()))
-    return Answer(ok=True, text="no daemon runs: its next start takes it through its stages")
+    text = f"no daemon runs: its next start takes it through its stages; {limits_of(state, found)}"
+    return Answer(ok=True, text=text[:200])
 
 
 def _rollback_in(store: Store, request: Request) -> Answer:

@@ -20,12 +20,13 @@ import structlog
 
 from edge_inspect.errors import BadModel, SourceGone, World
 from edge_inspect.inference.package import ModelPackage
-from edge_inspect.update.choose import Names, Version, chosen_by_person, consider
+from edge_inspect.update.choose import Names, Version, chosen_by_person, consider, limits_of
 from edge_inspect.update.live import Live
 from edge_inspect.update.machine import Act, Result
 from edge_inspect.update.pace import STEP_S, Interrupt, Looks, Pulse
 from edge_inspect.update.record import PERSON_WENT_BACK
 from edge_inspect.update.requests import Desk, Request
+from edge_inspect.update.revoked import why_revoked
 from edge_inspect.update.shadow import ShadowReport, shadow_verdict
 from edge_inspect.update.stages import Outcome, Stage
 from edge_inspect.update.state import Candidate, Shadowed, State
@@ -107,7 +108,7 @@ class Acts:
                 if result is not None:
                     return result
             if state.active is not None and state.active in state.revoked:
-                return Result(Outcome.REFUSED, "revoked", "its publisher has revoked it")
+                return Result(Outcome.REFUSED, "revoked", why_revoked(state, state.active))
             self._store.attempts.look()
             if self._clock_s() >= self._next_rehash_s:
                 self._next_rehash_s = self._clock_s() + REHASH_S
@@ -158,7 +159,8 @@ class Acts:
             self._package_of(candidate)
         else:
             self._source.verify(candidate)
-        self.answer(True, "", f"{shown(candidate)} is whole and signed; it now goes through its stages")
+        limits = f"; {limits_of(state, candidate)}" if candidate.asked_by == "person" else ""
+        self.answer(True, "", f"{shown(candidate)} is whole and signed; it now goes through its stages{limits}")
         return Result(Outcome.DONE)
 
     def _ask_probe(self, state: State) -> Result:
@@ -246,7 +248,7 @@ class Acts:
     def _revert(self, state: State) -> Result:
         self._live.stop_shadow()
         if state.active is not None and state.active in state.revoked:
-            return Result(Outcome.REFUSED, "revoked", "its publisher has revoked it")
+            return Result(Outcome.REFUSED, "revoked", why_revoked(state, state.active))
         home = None
         if self._live.active() != self._should_be_active(state):
             home = self._package_home(state)

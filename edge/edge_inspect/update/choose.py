@@ -17,8 +17,9 @@ from typing import NamedTuple
 from edge_inspect.errors import Untrusted
 from edge_inspect.update.machine import Result
 from edge_inspect.update.requests import Answer, Request
+from edge_inspect.update.revoked import why_revoked
 from edge_inspect.update.stages import Outcome
-from edge_inspect.update.state import Candidate, State, channel_of
+from edge_inspect.update.state import Candidate, Limits, State, channel_of
 from edge_wire.release import ReleasedModel, Rollout, version_order
 
 
@@ -57,7 +58,8 @@ def consider(
         return nothing
     candidate = Candidate.of(rollout, now)
     if digest in rollout.revoked or digest in state.revoked:
-        return Result(Outcome.REFUSED, "revoked", "its publisher has revoked it", candidate=candidate, seen=rollout)
+        why = why_revoked(state, digest, rollout)
+        return Result(Outcome.REFUSED, "revoked", why, candidate=candidate, seen=rollout)
     refusal = state.refusal_of(digest)
     if refusal is not None and rollout.action != "rollback":
         why = f"refused on {refusal.at:%Y-%m-%d %H:%M} UTC: {refusal.code}"
@@ -82,15 +84,31 @@ def _wrong_version(state: State, rollout: Rollout, runs: Version | None) -> tupl
 
 
 def chosen_by_person(state: State, request: Request, factory: str, now: datetime) -> Candidate | Answer:
-    """A candidate out of the packages whose signatures were verified here; else why not."""
+    """A candidate out of the packages whose signatures were verified here, with the limits that its rollout gave it;
+    else why not."""
     digest = request.digest
     assert digest is not None
     if digest == (state.active or factory):
         return Answer(ok=False, code="already-active", text=f"{digest[:19]} judges already")
     if digest in state.revoked:
-        return Answer(ok=False, code="revoked", text=f"{digest[:19]} was revoked by its publisher")
+        return Answer(ok=False, code="revoked", text=f"{digest[:19]}: {why_revoked(state, digest)}"[:200])
     model: ReleasedModel | None = next((known for known in state.known if known.digest == digest), None)
     if model is None:
         text = f"{digest[:19]} was never verified on this box; `model import` brings it with its signatures"
         return Answer(ok=False, code="never-verified", text=text)
-    return Candidate(model=model, asked_by="person", who=request.by, reason=request.why, taken_at=now)
+    limits = state.limits.get(digest, Limits())
+    return Candidate(
+        model=model, asked_by="person", who=request.by, reason=request.why, taken_at=now, shadow=limits.shadow,
+        trial=limits.trial,
+    )  # fmt: skip
+
+
+def limits_of(state: State, candidate: Candidate) -> str:
+    """What it will be tried under, for the person who asked for it."""
+    shadow, trial = candidate.shadow, candidate.trial
+    whose = "its rollout's" if candidate.model.digest in state.limits else "defaults"
+    shares = f"{shadow.most_new_ng:.0%} new NG, {shadow.most_new_ok:.0%} new OK"
+    return (
+        f"limits ({whose}): shadow {shadow.parts} parts, {shares}; trial {trial.parts} parts, "
+        f"shift {trial.most_rate_shift:.0%}"
+    )

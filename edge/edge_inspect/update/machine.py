@@ -20,13 +20,16 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from edge_inspect.errors import BadModel, Ending, InspectError, StorageFailing
+from edge_inspect.update.revoked import with_revoked
 from edge_inspect.update.stages import AFTER_POWER_CUT, MOST_SAVES, MOST_STARTS, NEXT, TRYING, Outcome, Stage
 from edge_inspect.update.state import (
     MOST_KNOWN,
+    MOST_LIMITS,
     MOST_REFUSED,
     Candidate,
     Floor,
     LastRefusal,
+    Limits,
     Reason,
     RefusedDigest,
     Shadowed,
@@ -141,6 +144,8 @@ def advance(state: State, result: Result, now: datetime) -> State:
         changed["refused"] = tuple(found for found in state.refused if found.digest != candidate.model.digest)
     if stage is Stage.PROBE and candidate is not None and candidate.model not in state.known:
         changed["known"] = (*state.known, candidate.model)[-MOST_KNOWN:]
+    if stage is Stage.PROBE and candidate is not None and candidate.asked_by == "rollout":
+        changed["limits"] = _with_limits(state, candidate)
     if stage is Stage.VERIFY and state.stage is Stage.FETCH:
         changed["starts"] = 1
     if stage is Stage.IDLE:
@@ -185,8 +190,16 @@ def _remembered(state: State, stage: Stage, result: Result, now: datetime) -> di
     return changed
 
 
+def _with_limits(state: State, candidate: Candidate) -> dict[str, Limits]:
+    """The newest ones; for when a person takes it again."""
+    digest = candidate.model.digest
+    others = {known: limits for known, limits in state.limits.items() if known != digest}
+    others[digest] = Limits(shadow=candidate.shadow, trial=candidate.trial)
+    return dict(list(others.items())[-MOST_LIMITS:])
+
+
 def _floors(state: State, result: Result, candidate: Candidate | None) -> dict[str, Any]:
-    floors, revoked = dict(state.floors), state.revoked
+    floors, revoked = dict(state.floors), {}
     if (seen := result.seen) is not None:
         at = channel_of(seen)
         old = floors.get(at)
@@ -194,7 +207,7 @@ def _floors(state: State, result: Result, candidate: Candidate | None) -> dict[s
             floors[at] = Floor(
                 sequence=seen.sequence, digest=seen.model.digest, settled=result.outcome is Outcome.REFUSED
             )
-        revoked = tuple(dict.fromkeys((*revoked, *seen.revoked)))[-MOST_REFUSED:]
+        revoked = with_revoked(state, seen)
     over = result.outcome is Outcome.REFUSED or (result.outcome is Outcome.WITHDRAWN and result.by)
     if candidate is not None and (over or (state.stage is Stage.TRIAL and result.outcome is Outcome.DONE)):
         floors = {at: _settled(floor, candidate.model.digest) for at, floor in floors.items()}
@@ -202,7 +215,7 @@ def _floors(state: State, result: Result, candidate: Candidate | None) -> dict[s
         floors = {at: floor.model_copy(update={"settled": True}) for at, floor in floors.items()}  # a person has chosen
     if _rotten(state, result):  # it may come again
         floors = {at: _unsettled(floor, state.active) for at, floor in floors.items()}
-    return {"floors": floors, "revoked": revoked}
+    return {"floors": floors, **revoked}
 
 
 def _rotten(state: State, result: Result) -> bool:

@@ -20,6 +20,7 @@ from edge_wire.release import ReleasedModel, Rollout, ShadowLimits, TrialLimits
 
 MOST_REFUSED = 1000
 MOST_KNOWN = 1000
+MOST_LIMITS = 100
 
 
 class Shadowed(Block):
@@ -126,6 +127,13 @@ class Reason(Block):
     by: OneLine = ""
 
 
+class Limits(Block):
+    """What its publisher lets a model show."""
+
+    shadow: ShadowLimits = ShadowLimits()
+    trial: TrialLimits = TrialLimits()
+
+
 class HistoryHead(Block):
     """How far the history went when this state was saved."""
 
@@ -152,6 +160,10 @@ class State(Block):
     revoked: Annotated[tuple[Digest, ...], Field(max_length=MOST_REFUSED)] = ()
     known: Annotated[tuple[ReleasedModel, ...], Field(max_length=MOST_KNOWN)] = ()
     """Packages whose signatures were verified here: a person may choose among them."""
+    limits: Annotated[dict[Digest, Limits], Field(max_length=MOST_LIMITS)] = {}
+    """By digest: those of the newest rollout that brought it."""
+    revoked_why: Annotated[dict[Digest, OneLine], Field(max_length=MOST_REFUSED)] = {}
+    """By digest: who revoked it and why, as far as that was told."""
     history: HistoryHead = HistoryHead()
 
     def refusal_of(self, digest: str) -> RefusedDigest | None:

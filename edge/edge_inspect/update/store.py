@@ -36,6 +36,7 @@ from edge_inspect.update.history import FILE_NAME as HISTORY_NAME
 from edge_inspect.update.history import Checked, Entry, History, read_history
 from edge_inspect.update.machine import UNCONFIRMED, after_restart, gave_up, lost_its_model
 from edge_inspect.update.record import activated, kept, refused, took_back
+from edge_inspect.update.revoked import why_revoked
 from edge_inspect.update.stages import MOST_STARTS, Stage
 from edge_inspect.update.state import MOST_REFUSED, Candidate, Floor, HistoryHead, RefusedDigest, State
 from edge_inspect.update.state_file import (
@@ -174,13 +175,14 @@ class Store:
         return package
 
     @property
-    def given_up(self) -> str:
-        """Why a model that was kept does not judge any more, as long as what came in its place judges; else empty."""
+    def gone(self) -> tuple[str, str] | None:
+        """Code and words: why a model that was kept had to go, as long as what came in its place judges."""
         last = self.history.last("activated")
-        if last is None or last.code != UNCONFIRMED:
-            return ""
-        was_kept = any(entry.event == "kept" and entry.digest == last.replaced for entry in self.history.entries)
-        return f"{last.why}; {last.name} {last.version} judges" if was_kept else ""
+        if last is None or last.code not in (UNCONFIRMED, "revoked"):
+            return None
+        if not any(entry.event == "kept" and entry.digest == last.replaced for entry in self.history.entries):
+            return None
+        return last.code, f"{last.name} {last.version} judges; {last.why}"
 
     def _counted(self) -> str | None:
         return None if self._state.stage is Stage.TRIAL else self._state.active
@@ -296,7 +298,7 @@ class Store:
             revoked = state.active is not None and state.active in state.revoked
             try:
                 if revoked:
-                    raise BadModel("revoked", f"{state.active}: was revoked by its publisher")
+                    raise BadModel("revoked", why_revoked(state, state.active or ""))
                 return self.package(state.active)
             except BadModel as err:
                 if state.active is None:

@@ -122,8 +122,8 @@ class Updater:
         found = [("model-update", self._trouble[1])] if self._trouble else []
         if self._store.quarantined:
             found.append(("model-state-lost", self._store.quarantined))
-        if given_up := self._store.given_up:
-            found.append(("model-given-up", given_up))
+        if (gone := self._store.gone) is not None:
+            found.append(("model-revoked", gone[1]) if gone[0] == "revoked" else ("model-given-up", gone[1]))
         if self._store.history.broken:
             found.append(("model-history", self._store.history.broken[0]))
         if self._store.factory_wrong:

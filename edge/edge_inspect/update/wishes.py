@@ -24,6 +24,7 @@ from edge_inspect.update.machine import Result, result_of
 from edge_inspect.update.pace import Interrupt, Looks, Pulse
 from edge_inspect.update.record import PERSON_WENT_BACK
 from edge_inspect.update.requests import Answer, Desk, Request
+from edge_inspect.update.revoked import why_revoked
 from edge_inspect.update.stages import Outcome
 from edge_inspect.update.state import Candidate, Shadowed, State, channel_of
 from edge_wire.release import Rollout
@@ -127,7 +128,7 @@ class Wishes:
         self, state: State, candidate: Candidate, shadowed: Shadowed | None, rollout: Rollout
     ) -> Result | None:
         if candidate.model.digest in rollout.revoked:
-            why = "its publisher has revoked it"
+            why = why_revoked(state, candidate.model.digest, rollout)
             return Result(Outcome.REFUSED, "revoked", why, seen=rollout, shadowed=shadowed)
         newer = channel_of(rollout) == candidate.channel and rollout.sequence > candidate.sequence
         other = rollout.concerns(*self._box) and rollout.model.digest != candidate.model.digest

@@ -60,7 +60,7 @@ def test_kept_model_that_cannot_be_started_three_times_is_given_up(err: BaseExce
     last = box.store.history.entries[-1]
     assert (last.event, last.role, last.code) == ("activated", "factory", "unconfirmed-starts")
     assert last.why.startswith("tiny 1.1.0 could not be started 3 times")
-    assert ("model-given-up", f"{last.why}; tiny 1.0.0 judges") in updater.alarms()
+    assert ("model-given-up", f"tiny 1.0.0 judges; {last.why}") in updater.alarms()
     if err is WRONG:
         assert "known-answer" in last.why
     box.release("b", 1)

@@ -15,6 +15,8 @@ import pytest
 from edge_inspect.cli import run_command
 from edge_inspect.update.history import FILE_NAME
 from edge_inspect.update.stages import Stage
+from edge_inspect.update.store import Store
+from edge_wire.release import ShadowLimits, TrialLimits
 from tests.edge.update.box import GOOD_SHADOW, GOOD_TRIAL, Box
 from tests.sim.tuf_repository import PRODUCT, TufRepository
 
@@ -134,6 +136,53 @@ def test_activate_takes_even_what_was_taken_back_through_its_stages(
     assert updated.store.state.refusal_of(updated.digests["c"]) is None
 
 
+def stricter(box: Box) -> None:
+    """Of the parts that the model before passes half are NG to the new one: more than by default, less than said."""
+    box.shadow = replace(GOOD_SHADOW, active_ok=100, active_ng=100, same=150, new_ng=50)
+    box.trial = replace(GOOD_TRIAL, parts=600, ng=450, beside=replace(box.shadow, parts=600))
+
+
+def test_what_was_kept_under_its_rollouts_limits_is_taken_again_under_them(
+    box: Box, updated: Box, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistaken rollback costs nothing but the way through the stages."""
+    stricter(updated)
+    limits = {"shadow": ShadowLimits(parts=200, most_new_ng=0.7), "trial": TrialLimits(most_rate_shift=0.9)}
+    updated.release("c", 3, action="rollback", **limits)
+    updated.run()
+    updated.end()
+    assert run(updated, capsys, "rollback", "--why", "mistaken")[0] == 0
+    updated.run()
+    updated.end()
+    code, _, err = run(updated, capsys, "activate", "tiny", "1.2.0", "--why", "was right after all")
+    assert code == 0 and "limits (its rollout's): shadow 200 parts, 70% new NG, 5% new OK; trial 500 parts" in err
+    updated.run()
+    assert updated.live is not None and updated.store is not None
+    assert updated.live.judging == updated.digests["c"] and updated.store.history.entries[-1].event == "kept"
+
+
+def test_refusal_of_what_a_person_asked_for_says_who_and_why(updated: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the rollout's limits are not known the defaults count, and the command says so."""
+    with Store.open(updated.state_dir, updated.models_dir, updated.factory) as store:
+        store.save(store.state.model_copy(update={"limits": {}}))
+    stricter(updated)
+    code, _, err = run(updated, capsys, "activate", "tiny", "1.2.0", "--why", "new steel")
+    assert code == 0 and "limits (defaults): shadow 200 parts, 5% new NG, 5% new OK; trial 500 parts" in err
+    updated.run()
+    assert updated.store is not None
+    refused = updated.store.history.entries[-1]
+    assert (refused.event, refused.code, refused.by, refused.reason) == (
+        "refused",
+        "shadow-new-ng",
+        "anna",
+        "new steel",
+    )
+    assert "50 of 100 OK became NG" in refused.why
+    updated.end()
+    page = run(updated, capsys, "history")[1]
+    assert "asked for by    anna" in page and "reason          new steel" in page
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -204,10 +253,12 @@ def test_a_running_daemon_answers(updated: Box, capsys: pytest.CaptureFixture[st
         assert updated.live is not None and updated.live.judging == updated.digests["factory"]
         code, _, err = run(updated, capsys, "rollback")
         assert code == 1 and "[no-previous]" in err
+        assert updated.store is not None and updated.store.state.stage is Stage.IDLE
+        code, _, err = run(updated, capsys, "activate", "tiny", "1.1.0")
+        assert code == 0 and "limits (its rollout's): shadow 200 parts" in err
     finally:
         stop.set()
         thread.join(timeout=20)
-    assert updated.store is not None and updated.store.state.stage is Stage.IDLE
 
 
 def test_a_release_is_imported_from_a_stick(
