@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.mosquitto import BINARY, KEEPS_EVERYTHING, Mosquitto
@@ -42,6 +43,17 @@ def no_leftover_threads() -> Iterator[None]:
             if thread.is_alive():
                 left.append(thread.name)
     assert not left, f"threads left running: {left}"
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """A command that a test calls in this process sets up the log: for itself, not for the tests after it."""
+    before = structlog.get_config() if structlog.is_configured() else None
+    yield
+    if before is None:
+        structlog.reset_defaults()
+    else:
+        structlog.configure(**before)
 
 
 @pytest.fixture
