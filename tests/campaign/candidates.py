@@ -38,6 +38,7 @@ import onnx
 from cloud_inspect.learning.datasets import load_dataset
 from edge_inspect.cli.log import configure_log
 from edge_inspect.inference.package import find_model
+from edge_inspect.update.examine import Probed
 from tests.campaign.bad_models import DIM, Seed, retrained_head, seeds
 from tests.campaign.candidate_line import MODEL, Came, Candidate, Line, LineDown
 from tests.campaign.candidate_packages import release_folder
@@ -243,7 +244,8 @@ def _show(text: str) -> None:
 def _fooled(stage: str) -> AbstractContextManager[Any]:
     """That stage finds nothing wrong, whatever it is shown."""
     if stage == "probe":
-        return patch("edge_inspect.updates.probe", lambda *arguments, **options: None)
+        nothing = Probed("cpu", (), 0.0, 0.0, 0.0, 0.0, 0, 0, "not asked")
+        return patch("edge_inspect.updates.probe", lambda *arguments, **options: nothing)
     if stage == "shadow":
         return patch("edge_inspect.update.acts.shadow_verdict", lambda report, limits: "pass")
     raise SystemExit(f"--without {stage}: probe, shadow or both, with a comma")

@@ -272,7 +272,7 @@ def test_what_other_threads_leave_is_collected_while_nobody_triggers(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A belt that stands still for a weekend, with a camera that runs and a PLC that polls: pictures are no work."""
-    monkeypatch.setattr("edge_inspect.pipeline.IDLE_S", 0.05)
+    monkeypatch.setattr("edge_inspect.collector.IDLE_S", 0.05)
     monkeypatch.setattr("edge_inspect.collector.COLLECT_ALL_EVERY_S", 0.2)
     collected = threading.Event()
     camera = StageCamera()

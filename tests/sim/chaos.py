@@ -131,6 +131,7 @@ class ChaosProxy:
             return
         self._do(self._stop_listening())
         self._do(self._close_all(reset=False))
+        self._do(self._settle())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -163,6 +164,12 @@ class ChaosProxy:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @staticmethod
+    async def _settle() -> None:
+        """What was closed is told so by the loop's next rounds; one that ended before would be found unclosed later."""
+        for _ in range(5):
+            await asyncio.sleep(0)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

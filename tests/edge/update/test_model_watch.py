@@ -43,7 +43,7 @@ def told(stage: str, *, active: str = OLD, counts: dict[str, Any] | None = None,
 
 
 def refused(code: str, digest: str = NEW, *, at: datetime | None = None) -> dict[str, str]:
-    at = at or NOW + timedelta(seconds=60)
+    at = at or NOW + timedelta(days=1)  # after any watch began
     return {"digest": digest, "code": code, "at": at.isoformat().replace("+00:00", "Z")}
 
 
