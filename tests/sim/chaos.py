@@ -200,8 +200,8 @@ class ChaosProxy:
             self._writers.discard(far_writer)
             for task in (up, down):
                 task.cancel()
+            far_writer.close()  # before anything is waited for: whoever waits may be cancelled once more
             await asyncio.gather(up, down, return_exceptions=True)
-            far_writer.close()
 
     async def _pump(
         self,

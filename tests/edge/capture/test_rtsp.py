@@ -15,7 +15,7 @@ import pytest
 
 from edge_inspect.capture.protocol import Pixels, Read, Stamp
 from edge_inspect.capture.rtsp import RtspCamera
-from edge_inspect.capture.sender_clock import SenderClock
+from edge_inspect.capture.sender_clock import SETTLE_S, SenderClock
 from edge_inspect.errors import BadSource, CameraLost, FormatChanged
 from tests.sim.chaos import ChaosProxy
 from tests.sim.clips import write_numbered_clip
@@ -258,7 +258,9 @@ def test_recording_with_rare_key_frames_is_shown_from_its_first(data_dir: Path) 
             assert time.monotonic() - started < 10
             if camera.read_into(pixels, stamp) is Read.FRAME:
                 stamps.append((stamp.broken, stamp.missed, stamp.captured_ns))
-        assert all(one[0] == "" and one[1] == 0 for one in stamps)
+        assert all(one[0] == "" for one in stamps)
+        # On a busy machine a packet may come in better time than those before it: then the clock settles anew, once.
+        assert sum(one[1] for one in stamps) <= 25 * SETTLE_S + 2
         assert [one[2] for one in stamps] == sorted(one[2] for one in stamps)
     finally:
         camera.close()
