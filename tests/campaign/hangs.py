@@ -315,8 +315,9 @@ def run(each: int, calm: int, stop_s: float, hold_s: float, limits: Limits, side
         campaign.broker.kill()
         shutil.rmtree(folder, ignore_errors=True)
     n = each * len(hangs)
+    bound = 3 / n if n and not campaign.failures else None
     return {
-        "campaign": "hangs", "n": n, "failures": campaign.failures, "bound": 3 / n if n and not campaign.failures else None,
+        "campaign": "hangs", "n": n, "failures": campaign.failures, "bound": bound,
         "hangs": {thread: worst(found) for thread, found in figures.items()}, "calm": kept,
     }  # fmt: skip
 
