@@ -60,7 +60,9 @@ class KnownAnswers:
         on_trial = any(model.on_trial and not model.distrusted for model in models)
         every_s = EVERY_ON_TRIAL_S if on_trial else EVERY_S
         engines = {id(model.engine): model.engine for model in models}
-        self._right_at = {key: self._right_at.get(key, datetime.now(timezone.utc)) for key in engines}
+        if self._right_at.keys() != engines.keys():  # a new one has just given all its known answers
+            now = datetime.now(timezone.utc)
+            self._right_at = {key: self._right_at.get(key, now) for key in engines}
         questions = [(engine, number) for engine in engines.values() for number in range(engine.known_answers)]
         if since_s < every_s / max(1, len(questions)) or (line_waits and since_s < 2 * every_s):
             return
