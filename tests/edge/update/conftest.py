@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.edge.update.box import Box, write_models
+from tests.sim.tuf_repository import TufRepository, TufServer
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +19,17 @@ def box(tmp_path: Path, models: dict[str, Path]) -> Iterator[Box]:
     box = Box(tmp_path, models)
     yield box
     box.end()
+
+
+@pytest.fixture
+def repository() -> TufRepository:
+    """As bare as conformance scenarios want it: the four top roles, no product."""
+    repository = TufRepository(products=())
+    repository.publish("targets", bump=False)
+    return repository
+
+
+@pytest.fixture
+def server(repository: TufRepository) -> Iterator[TufServer]:
+    with TufServer(repository) as server:
+        yield server

@@ -7,7 +7,6 @@ trusted on disk and the last file that was asked for must be what the specificat
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,22 +16,9 @@ from tuf.api.metadata import Metadata
 from tests.edge.update import repository_changes as changes
 from tests.edge.update.cli_client import Client, set_clock
 from tests.edge.update.repository_changes import Change, expires, publish, starts_again, then
-from tests.sim.tuf_repository import TufRepository, TufServer
+from tests.sim.tuf_repository import TufServer
 
 ALL_AT_1 = "root 1 timestamp 1 snapshot 1 targets 1"
-
-
-@pytest.fixture
-def repository() -> TufRepository:
-    repository = TufRepository(products=())
-    repository.publish("targets", bump=False)
-    return repository
-
-
-@pytest.fixture
-def server(repository: TufRepository) -> Iterator[TufServer]:
-    with TufServer(repository) as server:
-        yield server
 
 
 class Case(NamedTuple):

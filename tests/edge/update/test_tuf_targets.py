@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,19 +21,6 @@ from tests.edge.update.cli_client import Client, set_clock
 from tests.sim.tuf_repository import TufRepository, TufServer
 
 TOP = ["2.root", "timestamp", "1.snapshot", "1.targets"]
-
-
-@pytest.fixture
-def repository() -> TufRepository:
-    repository = TufRepository(products=())
-    repository.publish("targets", bump=False)
-    return repository
-
-
-@pytest.fixture
-def server(repository: TufRepository) -> Iterator[TufServer]:
-    with TufServer(repository) as server:
-        yield server
 
 
 def delegate(repository: TufRepository, graph: str) -> None:
