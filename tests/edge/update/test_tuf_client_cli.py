@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -35,10 +36,11 @@ class Process(Client):
     said = ""
 
     def run(self, *words: str) -> int:
-        environment = {**os.environ, "FAKETIME": f"+{self.days}d", "LD_PRELOAD": str(FAKETIME)}
+        search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        faked = {"FAKETIME": f"+{self.days}d", "LD_PRELOAD": str(FAKETIME)} if self.days else {}
         done = subprocess.run(
             [str(COMMAND), "--metadata-dir", str(self.metadata), *words],
-            env=environment if self.days else None, timeout=60, check=False, capture_output=True, text=True,
+            env={**os.environ, "PATH": search, **faked}, timeout=60, check=False, capture_output=True, text=True,
         )  # fmt: skip
         assert done.stdout == ""
         self.said = done.stderr
