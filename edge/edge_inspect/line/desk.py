@@ -160,18 +160,12 @@ class Desk:
         return withdrawn
 
     def hold(self, reason: str) -> None:
-        """From now on nothing is judged: open parts and coming triggers are UNKNOWN `reason`, until `release`."""
+        """From now on nothing is judged any more: open parts and coming triggers are UNKNOWN `reason`."""
         with self._changed:
             self._held = reason
             answers = [self._close(entry, "UNKNOWN", reason) for entry in list(self._open.values())]
             self._note_change()
         self._tell(answers)
-
-    def release(self) -> None:
-        """The end of `hold`."""
-        with self._changed:
-            self._held = ""
-            self._note_change()
 
     def wind_down(self) -> None:
         """No longer ready: open parts may still get their verdict, coming triggers are UNKNOWN `not-ready`."""

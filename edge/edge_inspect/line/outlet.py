@@ -76,12 +76,8 @@ class Outlet:
         return self._withdrawals.take()
 
     def hold(self, reason: str) -> None:
-        """From now on every verdict is told as UNKNOWN `reason`, until `release`."""
+        """From now on every verdict is told as UNKNOWN `reason`."""
         self._held = reason
-        self._wake.set()
-
-    def release(self) -> None:
-        self._held = ""
         self._wake.set()
 
     def wind_down(self) -> None:

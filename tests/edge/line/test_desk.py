@@ -157,7 +157,7 @@ def test_a_judgement_that_lasts_beyond_its_deadline_still_occupies_us(clock: Clo
     assert not desk.busy and desk.ready
 
 
-@pytest.mark.parametrize("why", ["not-ready", "camera-lost", "model-swap"])
+@pytest.mark.parametrize("why", ["not-ready", "camera-lost"])
 def test_what_cannot_be_judged_is_answered_at_once(clock: Clock, output: Output, why: str) -> None:
     trouble = [why]
     desk = desk_with(clock, output, trouble=trouble)
@@ -169,16 +169,15 @@ def test_what_cannot_be_judged_is_answered_at_once(clock: Clock, output: Output,
 
 
 @pytest.mark.parametrize("looking", [False, True])
-def test_a_model_swap_answers_the_parts_that_fall_into_it(clock: Clock, output: Output, looking: bool) -> None:
+def test_the_end_answers_open_parts_and_those_that_come(clock: Clock, output: Output, looking: bool) -> None:
     desk = desk_with(clock, output)
     fire(desk, clock, 1)
     part = desk.due(clock.now_ns + DELAY) if looking else None
-    desk.hold("model-swap")
+    desk.hold("not-ready")
     fire(desk, clock, 2)
-    desk.release()
-    assert kinds(output) == [(1, "UNKNOWN", "model-swap"), (2, "UNKNOWN", "model-swap")]
+    assert kinds(output) == [(1, "UNKNOWN", "not-ready"), (2, "UNKNOWN", "not-ready")] and not desk.ready
     if part is not None:
-        assert desk.answer(part, "OK", "no-defect").reason == "model-swap"
+        assert desk.answer(part, "OK", "no-defect").reason == "not-ready"
     assert len(output.told) == 2
 
 
@@ -341,14 +340,16 @@ def test_skipped_numbers_are_counted_and_answered(clock: Clock, output: Output) 
     assert sorted(answer.sequence for answer in output.told) == sorted((2**32 - 2, 2**32 - 1, 0, 1, 5, 2))
 
 
-def test_winding_down_is_for_good_also_when_a_model_was_just_being_swapped(clock: Clock, output: Output) -> None:
-    desk = desk_with(clock, output)
-    desk.hold("model-swap")
-    desk.wind_down()
-    desk.release()
-    assert not desk.ready
+def test_winding_down_leaves_open_parts_their_verdict_and_judges_no_more(clock: Clock, output: Output) -> None:
+    desk = desk_with(clock, output, queue=1)
     fire(desk, clock, 1)
-    assert kinds(output) == [(1, "UNKNOWN", "not-ready")]
+    part = desk.due(clock.now_ns + DELAY)
+    assert part is not None
+    desk.wind_down()
+    assert not desk.ready
+    fire(desk, clock, 2)
+    desk.answer(part, "OK", "no-defect")
+    assert kinds(output) == [(2, "UNKNOWN", "not-ready"), (1, "OK", "no-defect")]
 
 
 def test_readiness_is_told_by_the_deadline_thread(clock: Clock, output: Output) -> None:
@@ -384,7 +385,7 @@ def test_the_deadline_thread_works_by_itself_and_ends_unready() -> None:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Triggers, frames, verdicts, gaps, swaps and the deadline thread in any order, on a clock that jumps anywhere."""
+    """Triggers, frames, verdicts, gaps, the end, the deadline thread in any order, on a clock that jumps anywhere."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -453,12 +454,10 @@ class AnyOrder(RuleBasedStateMachine):
     def trouble_changes(self, reason: str) -> None:
         self.trouble[0] = reason
 
-    @rule(on=st.booleans())
-    def swap(self, on: bool) -> None:
-        if on:
-            self.desk.hold("model-swap")
-        else:
-            self.desk.release()
+    @precondition(lambda self: len(self.fired) > 9)
+    @rule()
+    def nobody_judges_any_more(self) -> None:
+        self.desk.hold("not-ready")
 
     @rule(most=st.integers(1, 3))
     def inspect_thread_reports(self, most: int) -> None:

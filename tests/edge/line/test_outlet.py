@@ -36,14 +36,13 @@ def test_without_a_deadline_nothing_is_late(clock: Clock, output: Output) -> Non
     assert Outlet([output], clock_ns=clock).answer(0, "OK", "no-defect", 0).kind == "OK"
 
 
-def test_a_swap_is_unknown_and_the_end_is_not_ready(clock: Clock, output: Output) -> None:
+def test_winding_down_tells_what_is_still_judged_and_the_end_is_not_ready(clock: Clock, output: Output) -> None:
     outlet = Outlet([output], clock_ns=clock)
-    outlet.hold("model-swap")
-    assert outlet.answer(0, "OK", "no-defect", clock.now_ns).reason == "model-swap" and not outlet.ready
-    outlet.release()
-    assert outlet.answer(1, "OK", "no-defect", clock.now_ns).kind == "OK" and outlet.ready
+    assert outlet.answer(0, "OK", "no-defect", clock.now_ns).kind == "OK" and outlet.ready
     outlet.wind_down()
-    assert outlet.answer(2, "OK", "no-defect", clock.now_ns).kind == "OK" and not outlet.ready
+    assert outlet.answer(1, "OK", "no-defect", clock.now_ns).kind == "OK" and not outlet.ready
+    outlet.hold("not-ready")
+    assert outlet.answer(2, "OK", "no-defect", clock.now_ns).reason == "not-ready" and not outlet.ready
 
 
 def test_readiness_is_told_and_ends(output: Output) -> None:
