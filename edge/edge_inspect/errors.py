@@ -33,6 +33,8 @@ class InspectError(Exception):
     """Base of all errors that a user may see; `str()` is one line for a person."""
 
     exit_code = 1
+    code: str = ""
+    """Stable and meant for machines; empty where an error has none of its own. See `code_of`."""
 
 
 class World(InspectError):
@@ -135,3 +137,8 @@ class ProviderMissing(Refusal):
 
 class RuntimeMissing(Refusal):
     """onnxruntime is not installed."""
+
+
+def code_of(err: InspectError) -> str:
+    """As the update's state, history and trouble name it: its own code, or what stands for those that have none."""
+    return err.code or ("storage-failing" if isinstance(err, StorageFailing) else "failed")

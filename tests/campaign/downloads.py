@@ -154,7 +154,7 @@ class Bench:
         try:
             fetch_once(settings, threading.Event())
         except InspectError as err:
-            return str(getattr(err, "code", type(err).__name__))
+            return err.code or type(err).__name__
         return WHOLE
 
     def _on_disk(self, settings: FetchSettings, *, whole: bool) -> list[str]:

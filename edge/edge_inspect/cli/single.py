@@ -32,7 +32,7 @@ def run_single(command: Callable[..., None], program: str, example: str, argv: S
         what = f"{err.format_message().rstrip('.')}. See `{program} --help`."
         return failed(program, argv, Usage.exit_code, what)
     except InspectError as err:
-        return failed(program, argv, err.exit_code, str(err), getattr(err, "code", ""))
+        return failed(program, argv, err.exit_code, str(err), err.code)
     return code if isinstance(code, int) else 0
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from edge_inspect.errors import BadModel, Ending, InspectError, StorageFailing
+from edge_inspect.errors import BadModel, Ending, InspectError, StorageFailing, code_of
 from edge_inspect.update.revoked import with_revoked
 from edge_inspect.update.stages import AFTER_POWER_CUT, MOST_SAVES, MOST_STARTS, NEXT, TRYING, Outcome, Stage
 from edge_inspect.update.state import (
@@ -121,8 +121,8 @@ class Machine:
 
 def result_of(err: InspectError) -> Result:
     """A candidate is refused for what is wrong with it, put off for what is wrong with the world or its metadata."""
-    code = getattr(err, "code", "storage-failing" if isinstance(err, StorageFailing) else "failed")
-    return Result(Outcome.REFUSED if isinstance(err, BadModel) else Outcome.LATER, code, one_line(str(err)))
+    outcome = Outcome.REFUSED if isinstance(err, BadModel) else Outcome.LATER
+    return Result(outcome, code_of(err), one_line(str(err)))
 
 
 def advance(state: State, result: Result, now: datetime) -> State:

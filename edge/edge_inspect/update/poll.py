@@ -89,7 +89,7 @@ class Poller:
         self.beat_ns = time.monotonic_ns()
 
     def _tell(self, err: InspectError) -> None:
-        code = getattr(err, "code", type(err).__name__)
+        code = err.code or type(err).__name__
         if code not in (self.trouble, "stopped"):
             log.warning("nothing could be fetched, what runs goes on", code=code, why=str(err))
         self.trouble = code

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_inspect.errors import InspectError, StorageFailing
+from edge_inspect.errors import InspectError, StorageFailing, code_of
 from edge_inspect.update.durable import make_folder, remove_durably, write_durably
 
 NAME = "trouble.json"
@@ -32,7 +32,7 @@ def told(models_dir: Path, look: Callable[[], object]) -> Callable[[], None]:
         try:
             look()
         except InspectError as err:
-            code = getattr(err, "code", "storage-failing" if isinstance(err, StorageFailing) else "failed")
+            code = code_of(err)
             if code not in PASSING:
                 _leave(models_dir, code, str(err).removesuffix(f" [{code}]"))
             raise

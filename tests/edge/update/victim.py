@@ -35,7 +35,7 @@ from edge_inspect.config import Config, config_from_options
 from edge_inspect.config_update import UpdateConfig
 from edge_inspect.daemon import Appliance
 from edge_inspect.delivery.outbox import FILE_NAME
-from edge_inspect.errors import BadModel, SourceGone, StorageFailing, Untrusted
+from edge_inspect.errors import BadModel, SourceGone, StorageFailing, Untrusted, code_of
 from edge_inspect.inference import package as package_module
 from edge_inspect.lane import Judged, Lane
 from edge_inspect.update import acts
@@ -316,7 +316,7 @@ class Victim:
             assert str(err).endswith(f"[{err.code}]") and "\n" not in str(err), str(err)
             return err.code
         except StorageFailing as err:
-            return getattr(err, "code", "storage-failing")
+            return code_of(err)
         return ""
 
     # What can be seen
