@@ -20,13 +20,13 @@ import structlog
 
 from edge_inspect.config import Config
 from edge_inspect.config_update import UpdateConfig
+from edge_inspect.durable import make_folder
 from edge_inspect.errors import StorageFailing
 from edge_inspect.inference.package import DEFAULT_MODEL, ModelPackage, find_model
 from edge_inspect.inference.providers import choose
 from edge_inspect.threads import Running
 from edge_inspect.update.acts import Probe
 from edge_inspect.update.choose import Names
-from edge_inspect.update.durable import make_folder
 from edge_inspect.update.examine import Probed, Request
 from edge_inspect.update.fetch import FetchSettings
 from edge_inspect.update.live import Live

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from edge_inspect.delivery.outbox_reserve import hold_wal, insist_on_room_for_index
+from edge_inspect.durable import sync_folder
 from edge_inspect.errors import InUse, Refusal, StorageFailing
 
 SCHEMA = 1
@@ -230,14 +231,6 @@ def _insist_on_schema(db: sqlite3.Connection, path: Path) -> None:
         sync_folder(path.parent)
     elif version != SCHEMA or not tables >= _TABLE_NAMES:
         raise Broken("a database, but not an outbox")
-
-
-def sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def begin_epoch(db: sqlite3.Connection, device: str, now_ns: int) -> None:

@@ -18,6 +18,7 @@ from contextlib import closing
 from pathlib import Path
 
 from edge_inspect.delivery import outbox_file as file
+from edge_inspect.durable import sync_folder
 from edge_inspect.errors import Refusal, StorageFailing
 
 _MARK = ".newer-"
@@ -101,6 +102,6 @@ def _move(path: Path, to: Path, parts: Sequence[str]) -> None:
         for suffix in parts:
             if file.beside(path, suffix).exists():
                 file.beside(path, suffix).rename(file.beside(to, suffix))
-        file.sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as err:
         raise StorageFailing(f"{path}: cannot be moved to {to.name}: {err.strerror}") from err

@@ -24,8 +24,8 @@ from edge_inspect.delivery.outbox_file import (
     fresh_of,
     name_aside,
     read_only,
-    sync_folder,
 )
+from edge_inspect.durable import sync_folder
 from edge_inspect.errors import StorageFailing
 from edge_wire.messages import BadMessage, DefectReport
 

@@ -24,9 +24,9 @@ from pathlib import Path
 import structlog
 
 from edge_inspect.counts import Durations
+from edge_inspect.durable import write_durably
 from edge_inspect.errors import StorageFailing
 from edge_inspect.health.vitals import CameraPulse
-from edge_inspect.update.durable import write_durably
 from edge_wire.messages import Degraded
 
 log = structlog.get_logger()

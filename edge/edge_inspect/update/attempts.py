@@ -27,8 +27,8 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
+from edge_inspect.durable import remove_durably, write_durably
 from edge_inspect.errors import BadModel, InspectError, StorageFailing
-from edge_inspect.update.durable import remove_durably, write_durably
 from edge_inspect.update.machine import one_line
 from edge_wire.fields import Block, Count, Digest, OneLine
 

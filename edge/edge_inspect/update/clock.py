@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection
 from datetime import datetime, timezone
 from pathlib import Path
 
-from edge_inspect.update.durable import write_durably
+from edge_inspect.durable import write_durably
 
 Clock = Callable[[], datetime]
 MOST_BYTES = 4096

@@ -22,8 +22,8 @@ from typing import BinaryIO
 import structlog
 
 from edge_inspect.backoff import Backoff
+from edge_inspect.durable import TEMPORARY, remove_durably, sync_folder, translated, write_durably
 from edge_inspect.errors import SourceGone, Untrusted
-from edge_inspect.update.durable import TEMPORARY, remove_durably, sync_folder, translated, write_durably
 from edge_inspect.update.transport import CHUNK_BYTES, STRONG_ETAG, Answer, HttpStatus, Source
 
 log = structlog.get_logger()

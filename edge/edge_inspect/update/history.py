@@ -21,8 +21,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from edge_inspect.durable import sync_folder, translated
 from edge_inspect.errors import StorageFailing
-from edge_inspect.update.durable import sync_folder, translated
 from edge_inspect.update.state import HistoryHead, Shadowed
 from edge_wire.fields import Block, Count, Digest, OneLine, UtcTime
 

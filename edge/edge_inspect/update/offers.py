@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_inspect.durable import make_folder, translated, write_durably
 from edge_inspect.errors import Untrusted
-from edge_inspect.update.durable import make_folder, translated, write_durably
 from edge_inspect.update.released import rollout_of
 from edge_inspect.update.shelf import Shelf
 from edge_wire.release import Rollout

@@ -17,10 +17,10 @@ from typing import BinaryIO, NoReturn
 
 from tuf.api.metadata import TargetFile
 
+from edge_inspect.durable import translated
 from edge_inspect.errors import BadModel, SourceGone, Untrusted
 from edge_inspect.inference.package import ModelPackage, check_model
 from edge_inspect.update.clock import Clock, utc_now
-from edge_inspect.update.durable import translated
 from edge_inspect.update.offers import Offer, read_offer
 from edge_inspect.update.released import files_of, manifest_of, manifest_target, rollout_target
 from edge_inspect.update.shelf import Shelf

@@ -22,8 +22,8 @@ from typing import Literal
 
 from pydantic import ValidationError, model_validator
 
+from edge_inspect.durable import make_folder, remove_durably, write_durably
 from edge_inspect.errors import StorageFailing
-from edge_inspect.update.durable import make_folder, remove_durably, write_durably
 from edge_wire.fields import Block, Digest, OneLine
 
 REQUESTS = "requests"

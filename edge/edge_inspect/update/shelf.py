@@ -28,9 +28,9 @@ from typing import BinaryIO
 
 import structlog
 
+from edge_inspect.durable import TEMPORARY, make_folder, move_durably, sync_file, sync_folder, translated
 from edge_inspect.errors import BadModel, Busy, NoSpace, StorageFailing, Untrusted
 from edge_inspect.update.download import parts_of
-from edge_inspect.update.durable import TEMPORARY, make_folder, move_durably, sync_file, sync_folder, translated
 
 log = structlog.get_logger()
 

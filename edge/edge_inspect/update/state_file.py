@@ -16,8 +16,8 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
+from edge_inspect.durable import sync_folder, translated
 from edge_inspect.errors import StorageFailing
-from edge_inspect.update.durable import sync_folder, translated
 from edge_inspect.update.stages import Stage
 from edge_inspect.update.state import State
 

@@ -27,11 +27,11 @@ from types import TracebackType
 
 import structlog
 
+from edge_inspect.durable import make_folder, sweep, translated, write_durably
 from edge_inspect.errors import BadModel, Refusal, StorageFailing
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.update.attempts import Attempts
 from edge_inspect.update.clock import utc_now
-from edge_inspect.update.durable import make_folder, sweep, translated, write_durably
 from edge_inspect.update.history import FILE_NAME as HISTORY_NAME
 from edge_inspect.update.history import Checked, Entry, History, read_history
 from edge_inspect.update.machine import UNCONFIRMED, after_restart, gave_up, lost_its_model

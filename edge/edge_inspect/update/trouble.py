@@ -15,8 +15,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from edge_inspect.durable import make_folder, remove_durably, write_durably
 from edge_inspect.errors import InspectError, StorageFailing, code_of
-from edge_inspect.update.durable import make_folder, remove_durably, write_durably
 
 NAME = "trouble.json"
 MOST_BYTES = 4096

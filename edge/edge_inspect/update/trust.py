@@ -30,9 +30,9 @@ from tuf.api.metadata import Metadata, Root, TargetFile, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater
 
+from edge_inspect.durable import make_folder, write_durably
 from edge_inspect.errors import SourceGone, StorageFailing, Untrusted
 from edge_inspect.update.clock import Clock, ClockFloor, utc_now
-from edge_inspect.update.durable import make_folder, write_durably
 from edge_inspect.update.transport import CHUNK_BYTES, HttpStatus, Source
 from edge_wire.release import SIGNED_AT
 

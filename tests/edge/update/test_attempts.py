@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_inspect import durable
 from edge_inspect.errors import BadModel, CameraLost, ProviderMissing, StorageFailing
 from edge_inspect.update import attempts as module
-from edge_inspect.update import durable
 from edge_inspect.update.attempts import FILE_NAME, GOOD_S, Attempts
 from edge_inspect.update.state_file import STATE_NAME
 from tests.edge.update.box import Box, Kill

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Metadata, MetaFile, Root
 
+from edge_inspect import durable
 from edge_inspect.errors import SourceGone, Untrusted
-from edge_inspect.update import durable
 from edge_wire.release import SIGNED_AT
 from tests.edge.update.boxes import on_disk, start_from, trust
 from tests.sim.tuf_repository import ROLE, Fault, TufRepository, TufServer
