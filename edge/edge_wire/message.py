@@ -8,6 +8,7 @@ from pydantic import ConfigDict, ValidationError
 from typing_extensions import Self
 
 from edge_wire.fields import Block
+from edge_wire.mistake import first_mistake
 
 MAX_PAYLOAD_BYTES = 256 * 1024
 """No message of ours is larger; a reader may refuse a larger one unread."""
@@ -42,10 +43,8 @@ class Message(Block):
         try:
             message = cls.model_validate_json(payload)
         except ValidationError as err:
-            first = err.errors(include_url=False, include_context=False, include_input=False)[0]
-            where = ".".join(str(step) for step in first["loc"])[:120] or "payload"
             more = f" (and {err.error_count() - 1} more)" if err.error_count() > 1 else ""
-            raise BadMessage(f"{cls.kind}: {where}: {first['msg'][:300]}{more}") from err
+            raise BadMessage(f"{cls.kind}: {first_mistake(err, 'payload')}{more}") from err
         if "type" not in message.model_fields_set:
             raise BadMessage(f"{cls.kind}: type: Field required")
         return message

@@ -43,6 +43,7 @@ from edge_wire.manifest import (
     machine_kind,
 )
 from edge_wire.manifest import Dataset as DatasetFacts
+from edge_wire.mistake import first_mistake
 from edge_wire.release import ModelName, ModelVersion
 
 DEFAULT_THRESHOLD = 0.25
@@ -134,7 +135,7 @@ def read_reference(folder: Path, classes: tuple[str, ...]) -> _Reference:
     except OSError as err:
         raise BadPackage(f"{folder}: not a package to compare with: {err.strerror}: {err.filename}") from err
     except ValidationError as err:
-        raise BadPackage(f"{folder / MANIFEST_NAME}: {err.errors(include_url=False)[0]['msg']}") from err
+        raise BadPackage(f"{folder / MANIFEST_NAME}: {first_mistake(err, 'whole')}") from err
     if hashlib.sha256(content).hexdigest() != manifest.variants[0].sha256:
         raise BadPackage(f"{model}: SHA-256 is not the manifest's")
     gated(model)
@@ -313,5 +314,4 @@ def _draft(
             tolerance=TOLERANCE,
         )
     except ValidationError as err:
-        first = err.errors(include_url=False)[0]
-        raise BadPackage(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from err
+        raise BadPackage(first_mistake(err, "whole")) from err

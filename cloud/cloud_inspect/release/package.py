@@ -49,6 +49,7 @@ from edge_wire.manifest import (
     Tolerance,
     Variant,
 )
+from edge_wire.mistake import first_mistake
 from edge_wire.onnx_file import read_model
 from edge_wire.onnx_gate import OnnxContract, inspect
 from edge_wire.onnx_wire import BadOnnx
@@ -98,8 +99,7 @@ def load_draft(path: Path) -> Draft:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
         raise BadPackage(f"{path}: is not TOML: {err}") from err
     except ValidationError as err:
-        first = err.errors(include_url=False)[0]
-        raise BadPackage(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from err
+        raise BadPackage(f"{path}: {first_mistake(err, 'whole')}") from err
 
 
 def build_package(
@@ -174,8 +174,7 @@ def _manifest(
             source=draft.source,
         )
     except ValidationError as err:
-        first = err.errors(include_url=False)[0]
-        raise BadPackage(f"manifest: {'.'.join(map(str, first['loc'])) or 'whole'}: {first['msg']}") from err
+        raise BadPackage(f"manifest: {first_mistake(err, 'whole')}") from err
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -202,8 +201,7 @@ def _variant(path: Path, contract: OnnxContract, draft: Draft) -> Variant:
             output=OutputContract(name=result.name, shape=shapes_of[1], dtype=dtypes[1], layout=layout),
         )
     except ValidationError as err:
-        first = err.errors(include_url=False)[0]
-        raise BadPackage(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from err
+        raise BadPackage(f"{path}: {first_mistake(err, 'whole')}") from err
 
 
 def _precision(path: Path) -> Precision:

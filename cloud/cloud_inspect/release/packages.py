@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from cloud_inspect.errors import BadRelease
 from cloud_inspect.release.store import measure
 from edge_wire.manifest import MANIFEST_NAME, MOST_MANIFEST_BYTES, Manifest
+from edge_wire.mistake import first_mistake
 from edge_wire.onnx_gate import check_against, inspect
 from edge_wire.onnx_wire import BadOnnx
 from edge_wire.release import ReleasedModel
@@ -55,9 +56,7 @@ def read_package(folder: Path) -> Package:
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST_NAME).read_bytes())
     except ValidationError as err:
-        first = err.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"])) or "whole"
-        raise BadRelease("manifest-wrong", f"{folder / MANIFEST_NAME}: {key}: {first['msg']}") from err
+        raise BadRelease("manifest-wrong", f"{folder / MANIFEST_NAME}: {first_mistake(err, 'whole')}") from err
     files = [found]
     for told in manifest.files():
         file = _measured(folder, told.file)

@@ -24,6 +24,7 @@ from cloud_inspect.release.layout import PRODUCT, ROOT, Role, package_of, produc
 from cloud_inspect.release.repository import Draft, State, parse
 from cloud_inspect.release.store import Store, holds, read
 from edge_wire.manifest import MANIFEST_NAME
+from edge_wire.mistake import first_mistake
 from edge_wire.release import CHANNELS, MOST_ROLLOUT_BYTES, Rollout, channel_target, file_target
 
 
@@ -92,8 +93,7 @@ def rollout_at(info: TargetFile, *stores: Store) -> Rollout:
     try:
         rollout = Rollout.model_validate_json(fetch(info, *stores))
     except ValidationError as err:
-        first = err.errors(include_url=False)[0]
-        raise BadRelease("rollout-refused", f"{info.path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from err
+        raise BadRelease("rollout-refused", f"{info.path}: {first_mistake(err, 'rollout')}") from err
     if channel_target(rollout.product, rollout.channel) != info.path:
         raise BadRelease("rollout-refused", f"{info.path}: says {rollout.product}, channel {rollout.channel}")
     return rollout

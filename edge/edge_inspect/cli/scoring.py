@@ -32,6 +32,7 @@ from edge_inspect.inference.decode import Decoder, Detections
 from edge_inspect.pipeline import Judged, Lane
 from edge_inspect.verdict.judge import Kind
 from edge_inspect.verdict.parts import Look
+from edge_wire.mistake import first_mistake
 
 log = structlog.get_logger()
 
@@ -107,10 +108,8 @@ def load_truth(path: Path) -> dict[str, Any]:
     try:
         kind.model_validate(truth)
     except ValidationError as err:
-        first = err.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(step) for step in first["loc"]) or "the file"
-        allowed = ", ".join(kind.model_fields)
-        raise Refusal(f"truth {path}: {where}: {first['msg']}; allowed: an object with {allowed}") from err
+        mistake, allowed = first_mistake(err, "the file"), ", ".join(kind.model_fields)
+        raise Refusal(f"truth {path}: {mistake}; allowed: an object with {allowed}") from err
     return truth
 
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from pydantic import ValidationError
 
 from edge_inspect.update.changes import Changes
 from edge_inspect.update.state import State
-from edge_inspect.update.state_file import MOST_STATE_BYTES
+from edge_inspect.update.state_file import MOST_STATE_BYTES, parse_state
 
 log = structlog.get_logger()
 
@@ -47,11 +46,11 @@ def read_known(state_file: Path, product: str, channel: str, changes: Changes | 
     """What the daemon's state.json says now. changes: what was logged before."""
     try:
         with state_file.open("rb") as stream:
-            content = stream.read(MOST_STATE_BYTES)
-        return known_of(State.model_validate_json(content), product, channel)
+            content = stream.read(MOST_STATE_BYTES + 1)
+        return known_of(parse_state(content), product, channel)
     except FileNotFoundError:
         return Known()
-    except (OSError, ValidationError) as err:
+    except (OSError, ValueError) as err:
         why = str(err)[:200]
         if changes is None or changes.seen("state", why):
             log.warning("the daemon's state cannot be read, nothing is removed", file=str(state_file), why=why)

@@ -19,6 +19,7 @@ from edge_inspect.errors import Untrusted
 from edge_inspect.inference.package import parse_manifest
 from edge_inspect.update.trust import Trust, key_of
 from edge_wire.manifest import MANIFEST_NAME, MOST_MANIFEST_BYTES, Manifest
+from edge_wire.mistake import first_mistake
 from edge_wire.release import MOST_ROLLOUT_BYTES, Rollout, channel_target, file_target
 
 
@@ -35,9 +36,8 @@ def rollout_of(content: bytes, product: str, channel: str) -> Rollout:
     try:
         rollout = Rollout.model_validate_json(content)
     except ValidationError as err:
-        first = err.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "rollout"
-        raise Untrusted("rollout-broken", f"{channel_target(product, channel)}: {where}: {first['msg']}") from err
+        path = channel_target(product, channel)
+        raise Untrusted("rollout-broken", f"{path}: {first_mistake(err, 'rollout')}") from err
     if rollout.product != product:
         raise Untrusted("rollout-product", f"the rollout is for product {rollout.product}, this box makes {product}")
     if rollout.channel != channel:

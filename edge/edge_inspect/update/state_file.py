@@ -20,6 +20,7 @@ from edge_inspect.durable import sync_folder, translated
 from edge_inspect.errors import StorageFailing
 from edge_inspect.update.stages import Stage
 from edge_inspect.update.state import State
+from edge_wire.mistake import first_mistake
 
 log = structlog.get_logger()
 
@@ -93,6 +94,4 @@ def parse_state(content: bytes) -> State:
     try:
         return State.model_validate_json(content)
     except ValidationError as err:
-        first = err.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(step) for step in first["loc"])[:120] or "content"
-        raise ValueError(f"{where}: {first['msg'][:200]}; was it written by a newer version?") from err
+        raise ValueError(f"{first_mistake(err, 'content')}; was it written by a newer version?") from err

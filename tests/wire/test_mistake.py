@@ -1,0 +1,34 @@
+"""What does not fit is told in one bounded line, however it was made."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from edge_wire.mistake import MOST_KEY, MOST_WORDS, first_mistake
+from edge_wire.release import Audience
+
+
+def mistake(content: str) -> str:
+    with pytest.raises(ValidationError) as caught:
+        Audience.model_validate_json(content)
+    return first_mistake(caught.value, "audience")
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"sites": ["north", 7]}, "sites.1: Input should be a valid string"),
+        ({"halls": ["a"]}, "halls: Extra inputs are not permitted"),
+        (["north"], "audience: Input should be an object"),
+    ],
+)
+def test_the_key_and_what_is_wrong_with_it(found: Any, told: str) -> None:
+    assert mistake(json.dumps(found)) == told
+
+
+def test_a_key_of_any_length_makes_no_long_line() -> None:
+    assert len(mistake(json.dumps({"x" * 9_999: 1}))) <= MOST_KEY + len(": ") + MOST_WORDS
