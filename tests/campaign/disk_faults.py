@@ -29,8 +29,9 @@ from edge_inspect.delivery.writer import OutboxWriter
 from edge_inspect.errors import StorageFailing
 from edge_wire.messages import DefectReport, ReportId
 from tests.campaign import zygote
+from tests.campaign.kill_points import points_of
 from tests.campaign.ledger import Ledger, broken_promises, rows, summary
-from tests.campaign.syscalls import CAP_BYTES, HOUR_NS, open_outbox, points_of
+from tests.campaign.syscalls import CAP_BYTES, HOUR_NS, open_outbox
 from tests.edge.delivery.reports import DEVICE, UTC_NS, report
 
 CALLS = (
@@ -121,8 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     trace, wrong = run_once("-e", f"trace={CALLS}")
     assert not wrong, wrong
-    calls = points_of(trace)
-    points = [(call, number) for call, times in sorted(calls.items()) for number in range(1, times + 1)]
+    points = points_of(trace)
     hit = failures = 0
     for error in options.errors:
         for first, burst in ((0, ""), (options.every // 2, "..{last}+1")):  # a sample of the bursts is at other points

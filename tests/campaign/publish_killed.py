@@ -3,18 +3,16 @@
     python -m tests.campaign.publish_killed                # every point
     python -m tests.campaign.publish_killed --every 25     # a sample
 
-A dry run under strace counts the calls of each name; then for each name and each n a fresh process is killed as it
-enters its n-th call of that name. Afterwards python-tuf's own client reads the repository, once fresh from the first
-root and once with what it knew before: both must find the old release or the new one. Then publishing is repeated: both
-must find the new one, no file may be wrong, nothing may be staged. A sample of the steps is in
-tests/cloud/release/test_interrupted.py.
+How the calls are counted and killed at: see `kill_points`. Afterwards python-tuf's own client reads the repository,
+once fresh from the first root and once with what it knew before: both must find the old release or the new one. Then
+publishing is repeated: both must find the new one, no file may be wrong, nothing may be staged. A sample of the steps
+is in tests/cloud/release/test_interrupted.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,8 +30,8 @@ from cloud_inspect.release.staging import Staging
 from cloud_inspect.release.store import Store, open_store
 from cloud_inspect.release.verify import StoreFetcher, verify
 from tests.campaign import zygote
+from tests.campaign.kill_points import Kills
 from tests.campaign.ledger import summary
-from tests.campaign.syscalls import CALLS, points_of
 from tests.cloud.release.plant import PRODUCT, ROLE, Plant, Reader
 
 
@@ -138,25 +136,11 @@ def main(arguments: list[str] | None = None) -> int:
     if reason := zygote.reason_not_to():
         print(summary("publish_killed", 0, 0, skipped=reason))
         return 1
-    killed = failures = points = missed = 0
+    kills = Kills("publish_killed", options.every)
     for name in options.changes:
         with tempfile.TemporaryDirectory(prefix="publish-", dir="/dev/shm") as root:
-            case = Case(Path(root), name)
-            status, trace, wrong = case.run("-e", f"trace={CALLS}")
-            assert status == 0 and not wrong, (name, status, wrong)
-            calls = points_of(trace)
-            every = [(call, number) for call, times in sorted(calls.items()) for number in range(1, times + 1)]
-            points += len(every)
-            for call, number in every[:: options.every]:
-                status, _, wrong = case.run("-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}")
-                killed += status == zygote.SIGKILLED
-                missed += status == 0
-                if wrong or status not in (0, zygote.SIGKILLED):
-                    failures += 1
-                    print(f"{name}: killed at {call} number {number} ({status}): {wrong}", file=sys.stderr)
-            print(f"{name}: {len(every)} points: {dict(calls)}", file=sys.stderr, flush=True)
-    print(summary("publish_killed", killed, failures, points=points, every=options.every, not_reached=missed))
-    return 1 if failures else 0
+            kills.at_every_call_of(name, Case(Path(root), name).run)
+    return kills.over()
 
 
 if __name__ == "__main__":

@@ -3,29 +3,27 @@
     python -m tests.campaign.syscalls                # every point, all four beginnings
     python -m tests.campaign.syscalls --every 25     # a sample
 
-A dry run under strace counts the calls of each name; then for each name and each n a fresh process is killed as it
-enters its n-th call of that name. Beginnings: no file yet, a file that was closed, one whose owner was killed, a
-damaged one. Afterwards the outbox is opened by the daemon's code, takes one more report, and is read back with
-`sqlite3`: see `ledger`. A kill is not a power cut: what was written stays written (`power_cuts` cuts).
+How the calls are counted and killed at: see `kill_points`. Beginnings: no file yet, a file that was closed, one whose
+owner was killed, a damaged one. Afterwards the outbox is opened by the daemon's code, takes one more report, and is
+read back with `sqlite3`: see `ledger`. A kill is not a power cut: what was written stays written (`power_cuts` cuts).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
-import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edge_inspect.delivery import outbox_reserve
 from edge_inspect.delivery.outbox import FILE_NAME, Outbox, Row
 from edge_wire.messages import DefectReport
 from tests.campaign import zygote
+from tests.campaign.kill_points import Kills
 from tests.campaign.ledger import Ledger, Pen, ask, broken_promises, rows, summary
 from tests.edge.delivery.reports import DEVICE, UTC_NS, report
 
@@ -35,7 +33,6 @@ RESERVE_BYTES, PIECE_BYTES, GROW_PAGES = 1 << 16, 1 << 14, 16
 """The reserve's measures, small: the same steps, not repeated thousands of times."""
 AFTER = 90_000
 """Part of the report that the opened outbox takes after the kill."""
-CALLS = "%file,%desc"
 SIDES = ("-wal", "-shm")
 BEGINNINGS = ("new", "closed", "killed", "damaged")
 
@@ -175,11 +172,6 @@ def _open_after(folder: Path, ledger: Path) -> None:
     box.close()
 
 
-def points_of(trace: str) -> Counter[str]:
-    """How often each system call was made."""
-    return Counter(re.findall(r"^\d+ +(\w+)\(", trace, re.MULTILINE))
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1, help="take only every n-th point")
@@ -188,28 +180,12 @@ def main(arguments: list[str] | None = None) -> int:
     if reason := zygote.reason_not_to():
         print(summary("syscalls", 0, 0, skipped=reason))
         return 1
-    killed = failures = points = missed = 0
+    kills = Kills("syscalls", options.every)
     with tempfile.TemporaryDirectory(prefix="syscalls-", dir="/dev/shm") as root:
         for beginning in begin(Path(root)):
-            if beginning.name not in options.beginnings:
-                continue
-            status, trace, wrong = run_once(beginning, "-e", f"trace={CALLS}")
-            assert status == 0 and not wrong, (beginning.name, status, wrong)
-            calls = points_of(trace)
-            every = [(call, number) for call, times in sorted(calls.items()) for number in range(1, times + 1)]
-            points += len(every)
-            for call, number in every[:: options.every]:
-                status, _, wrong = run_once(
-                    beginning, "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"
-                )
-                killed += status == zygote.SIGKILLED
-                missed += status == 0
-                if wrong or status not in (0, zygote.SIGKILLED):
-                    failures += 1
-                    print(f"{beginning.name}: killed at {call} number {number} ({status}): {wrong}", file=sys.stderr)
-            print(f"{beginning.name}: {len(every)} points: {dict(calls)}", file=sys.stderr, flush=True)
-    print(summary("syscalls", killed, failures, points=points, every=options.every, not_reached=missed))
-    return 1 if failures else 0
+            if beginning.name in options.beginnings:
+                kills.at_every_call_of(beginning.name, partial(run_once, beginning))
+    return kills.over()
 
 
 if __name__ == "__main__":

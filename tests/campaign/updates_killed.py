@@ -3,29 +3,28 @@
     python -m tests.campaign.updates_killed                        # every point of all four
     python -m tests.campaign.updates_killed --every 40 --of upgrade
 
-A dry run under strace counts the calls of each name; then for each name and each n a fresh process is killed as it
-enters its n-th call of that name. What is killed: a first install; an upgrade; a person's rollback; an upgrade that
-removes an old package, old parts and rubbish. The process is the daemon's updater with its real store, machine, TUF
-client and shelf, on a repository in files; only the line and the probe are played. A person whose rollback was not
-answered asks again. Bad is: after the kill a start that does not begin, within 10 s, with the old or the new model,
-verified; a floor that fell; a package or a history that is not what it should be; more than 3 starts until the update
-is through. `update_device.wrong_on_disk` judges.
+How the calls are counted and killed at: see `kill_points`. What is killed: a first install; an upgrade; a person's
+rollback; an upgrade that removes an old package, old parts and rubbish. The process is the daemon's updater with its
+real store, machine, TUF client and shelf, on a repository in files; only the line and the probe are played. A person
+whose rollback was not answered asks again. Bad is: after the kill a start that does not begin, within 10 s, with the
+old or the new model, verified; a floor that fell; a package or a history that is not what it should be; more than 3
+starts until the update is through. `update_device.wrong_on_disk` judges.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.campaign import zygote
+from tests.campaign.kill_points import Kills
 from tests.campaign.ledger import summary
-from tests.campaign.syscalls import CALLS, points_of
 from tests.campaign.update_device import Device, World, be_quiet, wrong_on_disk
 
 MOST_STARTS = 3
@@ -74,8 +73,11 @@ def _litter(root: Path) -> None:
     (root / "update" / "state.json.tmp").write_bytes(b'{"format":')
 
 
-def run_once(story: Story, world: World, *options: str) -> tuple[int, str, list[str], float]:
-    """One process under strace with `options`, then starts: exit status, trace, what is wrong, the slowest start."""
+def run_once(story: Story, world: World, starts_s: list[float], *options: str) -> tuple[int, str, list[str]]:
+    """One process under strace with `options`, then starts: exit status, trace, what is wrong.
+
+    `starts_s` gets how long each start took.
+    """
     with tempfile.TemporaryDirectory(prefix="updates-", dir="/dev/shm") as place:
         device = Device(Path(place) / "state", world)
         shutil.copytree(story.folder, device.root)
@@ -83,14 +85,16 @@ def run_once(story: Story, world: World, *options: str) -> tuple[int, str, list[
         status, trace = zygote.traced(lambda: device.drive(story.release), *options)
         wrong = wrong_on_disk(device, least_sequence=story.sequence)
         floor = device.sequence()
-        slowest_s, starts, judging = 0.0, 0, Path(place) / "judging"
+        starts, judging = 0, Path(place) / "judging"
         while starts < MOST_STARTS:
             starts += 1
             judging.unlink(missing_ok=True)
             began_s = time.time()
             ended = zygote.forked(lambda: device.drive(story.release, judging))
             begun_with = device.name_of(judging.read_text()) if judging.exists() else "nothing"
-            slowest_s = max(slowest_s, _seconds(judging, began_s))
+            starts_s.append(_seconds(judging, began_s))
+            if starts_s[-1] > WITHIN_S:
+                wrong.append(f"a start took {starts_s[-1]:.1f} s")
             if begun_with not in (story.old, story.new):
                 wrong.append(f"a start began with {begun_with}")
             if ended == 0 and device.active() == story.new:
@@ -99,11 +103,9 @@ def run_once(story: Story, world: World, *options: str) -> tuple[int, str, list[
                 story.ask(device)
         if device.active() != story.new:
             wrong.append(f"after {starts} starts {device.active()} judges")
-        if slowest_s > WITHIN_S:
-            wrong.append(f"a start took {slowest_s:.1f} s")
         wrong += wrong_on_disk(device, least_sequence=max(floor, story.sequence))
         wrong += [f"left lying: {left}" for left in device.litter() if left not in (story.old, story.new)]
-        return status, trace, wrong, slowest_s
+        return status, trace, wrong
 
 
 def _seconds(judging: Path, began_s: float) -> float:
@@ -120,33 +122,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(summary("updates_killed", 0, 0, skipped=reason))
         return 1
     be_quiet()
-    killed = failures = points = missed = 0
-    slowest_s = 0.0
+    kills, starts_s = Kills("updates_killed", options.every), [0.0]
     with tempfile.TemporaryDirectory(prefix="updates-", dir="/dev/shm") as place:
         root = Path(place)
         world = World.make(root / "world")
         for story in stories(root, world):
-            if story.name not in options.of:
-                continue
-            status, trace, wrong, _ = run_once(story, world, "-e", f"trace={CALLS}")
-            assert status == 0 and not wrong, (story.name, status, wrong)
-            calls = points_of(trace)
-            every = [(call, number) for call, times in sorted(calls.items()) for number in range(1, times + 1)]
-            points += len(every)
-            for call, number in every[:: options.every]:
-                status, _, wrong, took_s = run_once(
-                    story, world, "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"
-                )
-                killed += status == zygote.SIGKILLED
-                missed += status == 0
-                slowest_s = max(slowest_s, took_s)
-                if wrong or status not in (0, zygote.SIGKILLED):
-                    failures += 1
-                    print(f"{story.name}: killed at {call} number {number} ({status}): {wrong}", file=sys.stderr)
-            print(f"{story.name}: {len(every)} points: {dict(calls)}", file=sys.stderr, flush=True)
-    more = {"points": points, "every": options.every, "not_reached": missed, "slowest_start_s": round(slowest_s, 2)}
-    print(summary("updates_killed", killed, failures, **more))
-    return 1 if failures else 0
+            if story.name in options.of:
+                kills.at_every_call_of(story.name, partial(run_once, story, world, starts_s))
+    return kills.over(slowest_start_s=round(max(starts_s), 2))
 
 
 if __name__ == "__main__":
