@@ -1,7 +1,9 @@
 """What a person is told of bytes or values that do not fit one of our blocks: the first mistake, in one line.
 
-except ValidationError as err:
-    raise BadRelease("rollout-refused", f"{path}: {first_mistake(err, 'rollout')}") from err
+Who reads settings that people write says more: `edge_inspect.toml_model`, `cloud_inspect.settings`.
+
+    except ValidationError as err:
+        raise BadRelease("rollout-refused", f"{path}: {first_mistake(err, 'rollout')}") from err
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
    (It is not made nice: a thread that is seldom run would keep the interpreter's lock from whoever inspects.)
 3. Pictures and index together stay within `cap_bytes`, and the disk's last `min_free_bytes` are never taken: what is
    kept makes room, oldest first, samples of OK parts before all others. A sample never displaces another kind.
-4. Which OK parts are kept follows from their number alone: a hash, no dice.
+4. Which OK parts are kept follows from their number alone (`evidence_samples`).
 5. A power cut may take the newest pictures and nothing else; what is left is put right at the next start.
 6. Age goes by the wall clock, order by when it was stored. A clock that jumps ahead costs at most 1 % of the pictures a
    minute.
@@ -23,7 +23,6 @@ import queue
 import secrets
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +41,7 @@ from edge_inspect.delivery.evidence_index import (
     on_disk,
     shed_by_name,
 )
+from edge_inspect.delivery.evidence_samples import Samples
 from edge_inspect.delivery.evidence_subject import Encoder, Subject
 from edge_inspect.delivery.pace import Pace
 from edge_inspect.delivery.picture_pool import Copied, PicturePool, Pixels
@@ -68,7 +68,6 @@ INDEX_GROWS_BYTES = 128 * 1024
 """Most by which one more row makes the index's files longer."""
 INDEX_ROOM_BYTES = 256 * 1024
 """Left free at least, so that rows can be written and removed."""
-_MASK = (1 << 64) - 1
 
 
 class Job(NamedTuple):
@@ -104,17 +103,17 @@ class EvidenceStore:
         self.beat_ns: int | None = time.monotonic_ns()
         """When the thread last moved; None once it has ended. A disk that hangs is an alarm, no reason to end."""
         self.run_id = run_id or secrets.token_hex(4)
+        self.samples = Samples(self.run_id, ok_share).takes
+        """Whether this part of a camera would be kept if it is OK; the inspect thread's."""
         self._folder = folder
         self._cap_bytes = cap_bytes
         self._keep_ns = int(keep_days * DAY_NS)
-        self._sampled_below = int(ok_share * (_MASK + 1))
         self._full_frames = full_frames
         self._floor_bytes = max(min_free_bytes, INDEX_ROOM_BYTES)
         self._utc_ns = utc_ns
         self._monotonic_s = monotonic_s
         self._pace = Pace(most_per_min / 60, monotonic_s(), holds_s=AT_ONCE_S)
         self._pace_beside = Pace(min(BESIDE_PER_MIN, most_per_min) / 60, monotonic_s(), holds_s=BESIDE_AT_ONCE_S)
-        self._salts: dict[str, int] = {}
         self._pool = PicturePool(buffers)
         self._encoder = Encoder(self._pool, self.run_id, full_frames=full_frames, quality=jpeg_quality)
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
@@ -135,17 +134,6 @@ class EvidenceStore:
     def prepare(self, height_px: int, width_px: int) -> None:
         """Frames of this size will come: make every buffer large enough. Called before the first of them."""
         self._pool.prepare(height_px, width_px)
-
-    def samples(self, camera: str, part: int) -> bool:
-        """Whether this part would be kept if it is OK. Nothing is allocated but numbers."""
-        salt = self._salts.get(camera)
-        if salt is None:
-            salt = self._salts[camera] = zlib.crc32(f"{self.run_id}-{camera}".encode()) << 32
-        # The finalizer of SplitMix64 (Steele, Lea, Flood 2014): neighbouring numbers fall far apart.
-        mixed = (salt + part * 0x9E3779B97F4A7C15) & _MASK
-        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
-        return (mixed ^ (mixed >> 31)) < self._sampled_below
 
     def offer(self, subject: Subject, pixels: Pixels) -> bool:
         """Copy what is to be kept of the frame (h, w, 3) and return; False if it had to be skipped. Never waits."""

@@ -24,16 +24,17 @@ from edge_inspect.update.choose import Names, Version, chosen_by_person, conside
 from edge_inspect.update.live import Live
 from edge_inspect.update.machine import Act, Result
 from edge_inspect.update.pace import STEP_S, Interrupt, Looks, Pulse
+from edge_inspect.update.progress import numbers, shadow_counts, share_of_shadow, share_of_trial, trial_counts
 from edge_inspect.update.record import PERSON_WENT_BACK
 from edge_inspect.update.requests import Desk, Request
 from edge_inspect.update.revoked import why_revoked
-from edge_inspect.update.shadow import ShadowReport, shadow_verdict
+from edge_inspect.update.shadow import shadow_verdict
 from edge_inspect.update.stages import Outcome, Stage
 from edge_inspect.update.state import Candidate, Shadowed, State
 from edge_inspect.update.store import Store
 from edge_inspect.update.trial import TrialReport, TrialVerdict, trial_verdict
 from edge_inspect.update.wishes import PATIENCE_S, Source, Wishes, shown
-from edge_wire.release import Rollout, ShadowLimits, TrialLimits
+from edge_wire.release import Rollout
 
 log = structlog.get_logger()
 
@@ -186,13 +187,13 @@ class Acts:
             report = self._live.shadow_report()
             verdict = shadow_verdict(report, limits)
             shadowed = Shadowed.of(report, limits if verdict == "pass" else None)
-            self._pulse.progress = _share_of_shadow(report, limits)
-            self._pulse.counts = _shadow_counts(report, limits)
+            self._pulse.progress = share_of_shadow(report, limits)
+            self._pulse.counts = shadow_counts(report, limits)
             if verdict == "pass":
                 return Result(Outcome.DONE, shadowed=shadowed)
             if verdict != "go-on":
                 outcome = Outcome.LATER if verdict == "shadow-too-few" else Outcome.REFUSED
-                return Result(outcome, verdict, _numbers(shadowed), shadowed=shadowed)
+                return Result(outcome, verdict, numbers(shadowed), shadowed=shadowed)
             if (withdrawn := self._wishes.withdrawn(state, candidate, shadowed, decided)) is not None:
                 return withdrawn
             self._pulse.rest(self._look_s)
@@ -218,12 +219,12 @@ class Acts:
         while True:
             report = self._live.trial_report()
             verdict = judge(report)
-            self._pulse.progress = min(1.0, report.parts / limits.parts, report.seconds / max(1, limits.least_s))
-            self._pulse.counts = _trial_counts(report, limits)
+            self._pulse.progress = share_of_trial(report, limits)
+            self._pulse.counts = trial_counts(report, limits)
             if verdict == "keep":
                 return Result(Outcome.DONE)
             if verdict != "go-on":
-                said = f"{report.parts} parts, {report.ng} NG; beside: {_numbers(Shadowed.of(report.beside))}"
+                said = f"{report.parts} parts, {report.ng} NG; beside: {numbers(Shadowed.of(report.beside))}"
                 return Result(Outcome.REFUSED, verdict, said)
             if (withdrawn := self._wishes.withdrawn(state, candidate, None, decided)) is not None:
                 return withdrawn
@@ -319,37 +320,3 @@ class NoWayHome(RuntimeError):
 def _candidate(state: State) -> Candidate:
     assert state.candidate is not None, state.stage
     return state.candidate
-
-
-def _share_of_shadow(report: ShadowReport, limits: ShadowLimits) -> float:
-    rejected = report.active_ng / limits.least_rejected if limits.least_rejected else 1.0
-    return min(1.0, report.parts / limits.parts, max(rejected, report.seconds / limits.most_s))
-
-
-def _shadow_counts(report: ShadowReport, limits: ShadowLimits) -> dict[str, float | str]:
-    """As `edge-inspect model watch` shows them."""
-    return {
-        "stage": Stage.SHADOW.value, "parts": report.parts, "parts_wanted": limits.parts,
-        "seconds": round(report.seconds, 1), "least_rejected": limits.least_rejected, **_disagreement(report),
-    }  # fmt: skip
-
-
-def _trial_counts(report: TrialReport, limits: TrialLimits) -> dict[str, float | str]:
-    return {
-        "stage": Stage.TRIAL.value, "parts": report.parts, "parts_wanted": limits.parts,
-        "seconds": round(report.seconds, 1), "least_s": limits.least_s, "ng": report.ng,
-        "compared": report.beside.parts, **_disagreement(report.beside),
-    }  # fmt: skip
-
-
-def _disagreement(beside: ShadowReport) -> dict[str, float | str]:
-    return {
-        "active_ok": beside.active_ok, "new_ng": beside.new_ng, "active_ng": beside.active_ng, "new_ok": beside.new_ok,
-    }  # fmt: skip
-
-
-def _numbers(shadowed: Shadowed) -> str:
-    return (
-        f"{shadowed.parts} parts compared, {shadowed.new_ng} of {shadowed.active_ok} OK became NG, "
-        f"{shadowed.new_ok} of {shadowed.active_ng} NG became OK"
-    )
