@@ -39,10 +39,11 @@ from cloud_inspect.learning.datasets import load_dataset
 from edge_inspect.cli.log import configure_log
 from edge_inspect.inference.package import find_model
 from edge_inspect.update.examine import Probed
-from tests.campaign.bad_models import DIM, Seed, retrained_head, seeds
+from tests.campaign.bad_models import DIM, Seed, seeds
 from tests.campaign.candidate_line import MODEL, Came, Candidate, Line, LineDown
 from tests.campaign.candidate_packages import release_folder
 from tests.campaign.candidate_scores import LINE, PHOTOS, Facts, Scores, dimmed
+from tests.campaign.model_weights import retrained_head
 
 FILES = {"fp32": "model.onnx", "int8": "model-int8.onnx"}
 MOST_S, MOST_FRAMES = 60.0, 1000

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from tests.campaign.bad_models import Graph, when_dim
+from tests.campaign.model_graph import Graph, when_dim
 from tests.conftest import ROOT
 
 SHIPPED = ROOT / "models" / "metal-plate" / "1.0.0" / "model.onnx"
