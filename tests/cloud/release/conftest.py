@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.cloud.release.plant import Plant
 from tests.cloud.release.small_disk import mounted
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Plant:
+    return Plant(tmp_path)
 
 
 @pytest.fixture

@@ -15,9 +15,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from securesystemslib.signer import Signer
 from tuf.ngclient import FetcherInterface, Updater
 
+from cloud_inspect.errors import BadKey, BadRelease
 from cloud_inspect.release.changes import Change, Signed
 from cloud_inspect.release.founding import Secrets, found
 from cloud_inspect.release.keys import open_signers
@@ -38,6 +40,13 @@ ROLE = f"product-{PRODUCT}"
 def _tiny(name: str, version: str) -> Path:
     """Made once a session: exporting an ONNX file takes longer than releasing it."""
     return write_tiny_package(Path(tempfile.mkdtemp(prefix="tiny-")) / version, name=name, version=version)
+
+
+def code_of(raised: pytest.ExceptionInfo[BadRelease] | pytest.ExceptionInfo[BadKey]) -> str:
+    """Of a refusal, which is one line that ends with it."""
+    assert str(raised.value).endswith(f"[{raised.value.code}]")
+    assert "\n" not in str(raised.value)
+    return raised.value.code
 
 
 class Plant:

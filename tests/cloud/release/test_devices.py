@@ -20,11 +20,6 @@ from tests.cloud.release.plant import PRODUCT, ROLE, Plant
 
 
 @pytest.fixture
-def plant(tmp_path: Path) -> Plant:
-    return Plant(tmp_path)
-
-
-@pytest.fixture
 def url(plant: Plant) -> Iterator[str]:
     with ReleaseServer(Path(plant.url), port=0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
