@@ -11,7 +11,9 @@ import pytest
 from edge_inspect.capture.protocol import Camera
 from edge_inspect.config import Config, config_from_options
 from edge_inspect.daemon import Appliance
+from edge_inspect.inference.package import ModelPackage
 from tests.line.drawn import Notes
+from tests.line.other_models import changed_package, finds_nothing
 from tests.sim.tiny_model import write_tiny_package
 
 RECIPE = """
@@ -34,6 +36,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def poisoned_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_package(tmp_path_factory.mktemp("poisoned"), name="poisoned", poison=True)
+
+
+@pytest.fixture(scope="session")
+def others(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, ModelPackage]:
+    """By what is the matter with them."""
+    folder = tmp_path_factory.mktemp("others")
+    made = {
+        "good": write_tiny_package(folder / "good", name="good", version="2.0.0"),
+        "larger": write_tiny_package(folder / "larger", 192, 320, name="larger"),
+        "end2end": write_tiny_package(folder / "end2end", layout="end2end", name="end2end"),
+        "more classes": write_tiny_package(folder / "more", classes=("scratch", "dent", "stain"), name="more"),
+        "poisoned": write_tiny_package(folder / "poisoned", poison=True, name="poisoned"),
+        "blind": changed_package(tiny_model, folder / "blind", finds_nothing, name="blind"),
+        "other class": write_tiny_package(folder / "dents", classes=("dent",), name="dents"),
+    }
+    return {name: ModelPackage.load(path) for name, path in made.items()}
 
 
 def with_model_of_the_box(config: Config) -> Config:

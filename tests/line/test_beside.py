@@ -24,11 +24,9 @@ from edge_inspect.pipeline import Pipeline
 from edge_inspect.update.shadow import ShadowReport
 from edge_inspect.update.trial import trial_verdict
 from edge_wire.release import TrialLimits
+from tests.line.belt import Belt, as_drawn, running, until
 from tests.line.conftest import Build
 from tests.line.stage import StageCamera
-from tests.line.test_models import Belt, as_drawn, others, running, until
-
-__all__ = ["others"]
 
 
 class Runtime:
