@@ -226,3 +226,11 @@ def test_a_runtime_that_compiles_may_do_so(tmp_path: Path, extra: str, there: bo
 def test_install_refuses_an_option_it_does_not_know() -> None:
     done = run(SYSTEMD / "install", "--frobnicate")
     assert (done.returncode, "unknown option --frobnicate" in done.stderr) == (64, True)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_daemon_outweighs_what_runs_beside_it(name: str) -> None:
+    daemon = Unit(SYSTEMD / name)
+    for share in ("CPUWeight", "IOWeight"):
+        fetch = int(Unit(SYSTEMD / BESIDE[name][0]).all(share)[0])
+        assert int(daemon.all(share)[0]) > 100 > fetch, f"{share}: 100 is everybody's"
