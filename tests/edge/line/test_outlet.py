@@ -7,17 +7,9 @@ import threading
 import pytest
 
 from edge_inspect.line.outlet import Outlet
-from tests.edge.line.test_desk import MS, Clock, Output
+from tests.edge.line.desks import MS, Clock, Output, clock, output
 
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def output() -> Output:
-    return Output()
+__all__ = ["clock", "output"]
 
 
 def test_a_verdict_is_told_under_the_parts_number(clock: Clock, output: Output) -> None:
