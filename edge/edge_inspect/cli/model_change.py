@@ -81,6 +81,7 @@ def _asked(box: Place, request: Request, act: Callable[[Store, Request], Answer]
 
 
 def _activate_in(store: Store, request: Request) -> Answer:
+    _go_home(store)
     state = store.state
     if state.stage is not Stage.IDLE:
         return Answer(ok=False, code="busy", text=f"stage {state.stage.value}; `model rollback` takes it back first")
@@ -92,6 +93,16 @@ def _activate_in(store: Store, request: Request) -> Answer:
     store.save(advance(chosen, Result(Outcome.DONE), utc_now()))
     text = f"no daemon runs: its next start takes it through its stages; {limits_of(state, found)}"
     return Answer(ok=True, text=text[:200])
+
+
+def _go_home(store: Store) -> None:
+    """What the next start would do first; a person may choose anew then. Raises BadModel, StorageFailing."""
+    state = store.state
+    if state.stage is Stage.REVERT:
+        store.note_active(store.package(state.active))  # who went back, and why, before that is forgotten
+        store.save(advance(state, Result(Outcome.DONE), utc_now()))
+    elif state.stage is Stage.FETCH:
+        store.save(advance(state, Result(Outcome.NOTHING), utc_now()))
 
 
 def _rollback_in(store: Store, request: Request) -> Answer:

@@ -136,6 +136,24 @@ def test_activate_takes_even_what_was_taken_back_through_its_stages(
     assert updated.store.state.refusal_of(updated.digests["c"]) is None
 
 
+@pytest.mark.parametrize("words", [("tiny", "1.1.0"), ("tiny", "1.2.0")])
+def test_a_rollback_without_a_daemon_leaves_the_choice_free(
+    updated: Box, capsys: pytest.CaptureFixture[str], words: tuple[str, str]
+) -> None:
+    """No start of the daemon has to come first, and the history says who went back."""
+    updated.source.rollout = None
+    for _ in range(2):  # of what judges; then of the candidate that was chosen
+        assert run(updated, capsys, "rollback", "--why", "too strict")[0] == 0
+        code, _, err = run(updated, capsys, "activate", *words, "--why", "right after all")
+        assert code == 0 and "next start takes it through its stages" in err
+    updated.run()
+    assert updated.live is not None and updated.store is not None
+    assert updated.live.judging == updated.digests["b" if words[1] == "1.1.0" else "c"]
+    went, *_, kept = [entry for entry in updated.store.history.entries if entry.line > 6]
+    assert (went.event, went.code, went.by, went.why) == ("activated", "rolled-back", "anna", "too strict")
+    assert (kept.event, kept.by, kept.reason) == ("kept", "anna", "right after all")
+
+
 def stricter(box: Box) -> None:
     """Of the parts that the model before passes half are NG to the new one: more than by default, less than said."""
     box.shadow = replace(GOOD_SHADOW, active_ok=100, active_ng=100, same=150, new_ng=50)
