@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_inspect.cli import status
-from edge_inspect.cli.model_box import ConfigFile, StateDir, place
+from edge_inspect.cli.model_box import ConfigFile, Place, StateDir, place
 from edge_inspect.cli.options import AsJson
 from edge_inspect.cli.output import emit
 from edge_inspect.errors import InspectError, Refusal
@@ -89,8 +89,9 @@ def watch(state: StateDir = None, config: ConfigFile = None, timeout: Timeout = 
 
     Where nothing is tried yet it waits for the next one. With --json a line for each change; the last says the outcome.
     """
-    watched = _watch(place(state, config).state_dir, timeout, json)
-    text = _verdict(watched)
+    box = place(state, config)
+    watched = _watch(box.state_dir, timeout, json)
+    text = _verdict(watched, box)
     if json:
         emit({**_line(watched), "ok": watched.outcome == "kept", "outcome": watched.outcome, "text": text})
     else:
@@ -234,14 +235,27 @@ def _line(watched: Watched) -> dict[str, Any]:
     }
 
 
-def _verdict(watched: Watched) -> str:
+def _verdict(watched: Watched, box: Place) -> str:
     name = _name(watched.candidate) if watched.candidate else watched.update["active"][7:19]
     if watched.outcome == "kept":
         return f"{name} is kept"
-    if watched.candidate is None and watched.update["refused"] is not None:
-        name = str(watched.update["refused"]["digest"])[7:19]
-    beside = f" ({_disagreement(watched.counts)})" if watched.counts else ""
-    return f"{name} is not kept: {watched.outcome}{beside}; see `model history`"
+    digest = str((watched.candidate or watched.update["refused"])["digest"])
+    if watched.candidate is None:
+        name = digest[7:19]
+    return f"{name} is not kept: {watched.outcome}{_why(watched, digest, box)}; see `model history`"
+
+
+def _why(watched: Watched, digest: str, box: Place) -> str:
+    """In the words that the history has: what was counted at the last look is a little less than what decided."""
+    try:
+        entries = box.look_anyway()[1].entries
+    except InspectError as err:
+        return f" (the history cannot be read: {err})"
+    for entry in reversed(entries):
+        ended = entry.digest if entry.event == "refused" else entry.replaced
+        if (ended, entry.code) == (digest, watched.outcome) and entry.at >= watched.began and entry.why:
+            return f": {entry.why}"
+    return ""
 
 
 def _name(candidate: dict[str, Any]) -> str:

@@ -15,8 +15,10 @@ from rich.console import Console
 from edge_inspect.cli import model_watch, run_command
 from edge_inspect.cli.model_watch import Watched, page
 from edge_inspect.errors import Refusal
+from edge_inspect.update.history import FILE_NAME, Entry, History
 from edge_inspect.update.shadow import ShadowReport
 from edge_inspect.update.stages import Stage
+from edge_inspect.update.store import FOLDER
 from tests.edge.update.box import GOOD_SHADOW, Box
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
@@ -91,7 +93,27 @@ def test_exit_code_is_1_when_it_goes_back(
 ) -> None:
     answers += BACK
     code, lines, _ = watched(tmp_path, capsys)
-    assert code == 1 and "is not kept: trial-new-ok (of 230 OK it rejected 0, of 20 NG it passed 9)" in lines[-1]
+    assert code == 1 and lines[-1].endswith("is not kept: trial-new-ok; see `model history`")
+
+
+def test_the_last_words_are_those_of_the_history(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], answers: list[Any]
+) -> None:
+    """More was counted after the last look, before it was decided."""
+    why = "318 parts, 40 NG; beside: 262 parts compared, 0 of 241 OK became NG, 12 of 21 NG became OK"
+    answers += BACK
+    (tmp_path / FOLDER).mkdir()
+    said = Entry(
+        at=NOW + timedelta(days=1), event="activated", digest=OLD, role="previous", replaced=NEW, code="trial-new-ok",
+        why=why,
+    )  # fmt: skip
+    History(tmp_path / FOLDER / FILE_NAME).append(said)
+    code, lines, _ = watched(tmp_path, capsys)
+    assert code == 1 and lines[-1] == (
+        f"metal-plate 1.1.0 ({'b' * 12}) is not kept: trial-new-ok: {why}; see `model history`"
+    )
+    assert run_command(["model", "history", "--state", str(tmp_path)]) == 0
+    assert why in " ".join(capsys.readouterr().out.split())
 
 
 def test_json_says_each_change_and_the_outcome_last(
