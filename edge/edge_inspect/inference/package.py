@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from edge_inspect.errors import BadModel
 from edge_wire.manifest import CONTRADICTIONS, MANIFEST_NAME, MOST_MANIFEST_BYTES, File, Manifest, Precision, Variant
+from edge_wire.mistake import in_words
 from edge_wire.onnx_gate import check_against, inspect
 from edge_wire.onnx_wire import BadOnnx
 from edge_wire.release import VERSION_PATTERN, version_order
@@ -184,14 +185,14 @@ def parse_manifest(raw: bytes, path: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(raw)
     except ValidationError as err:
-        first = err.errors(include_url=False, include_input=False)[0]
+        first = err.errors(include_url=False)[0]
         kind, where = first["type"], ".".join(str(part) for part in first["loc"]) or "manifest"
         code = _CODE_OF_PYDANTIC.get(kind, f"manifest-{kind}" if kind in CONTRADICTIONS else "manifest-wrong-value")
         if where.startswith("format"):
             code = "manifest-format"
         if where.endswith(".file"):
             code = "manifest-file-name"
-        raise BadModel(code, f"{path}: {where}: {first['msg']}") from err
+        raise BadModel(code, f"{path}: {where}: {in_words(first)}") from err
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

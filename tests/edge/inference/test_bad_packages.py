@@ -215,7 +215,11 @@ BAD: list[tuple[str, Spoil, str]] = [
     ("manifest-unknown-key", manifest(lambda m: m.update(autoupdate=True)), "autoupdate"),
     ("manifest-missing-key", manifest(lambda m: m.pop("licence")), "licence"),
     ("manifest-wrong-value", manifest(lambda m: m.update(classes="scratch")), "classes"),
-    ("manifest-wrong-value", manifest(lambda m: m.update(version="newest")), "version"),
+    (
+        "manifest-wrong-value",
+        manifest(lambda m: m.update(version="newest")),
+        "version: found 'newest', allowed: three numbers",
+    ),
     ("manifest-wrong-value", manifest(lambda m: m.update(task="segment")), "task"),
     ("manifest-wrong-value", manifest(lambda m: m["thresholds"].update(scratch=1.5)), "thresholds"),
     ("manifest-wrong-value", manifest(lambda m: m["runtime"].update(opset=23)), "opset"),
