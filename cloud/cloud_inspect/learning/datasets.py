@@ -22,10 +22,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from cloud_inspect.errors import BadDataset
+from cloud_inspect.errors import BadDataset, TrainingMissing
 
 Pixels = NDArray[np.uint8]
 Boxes = NDArray[np.float64]
@@ -93,6 +92,10 @@ def load_together(yaml_paths: Sequence[Path]) -> Dataset:
 
 
 def _read_yaml(path: Path) -> dict[str, object]:
+    try:
+        import yaml
+    except ImportError as err:
+        raise TrainingMissing(f"{err.name} is not installed: pip install 'edge-inspect[cloud]'") from err
     try:
         spec = yaml.safe_load(path.read_text())
     except OSError as err:
