@@ -37,7 +37,7 @@ from edge_inspect.capture.ring import Slot
 from edge_inspect.counts import Durations
 from edge_inspect.delivery.evidence_subject import Subject
 from edge_inspect.delivery.picture_pool import Pixels
-from edge_inspect.errors import BadModel, Ending, Refusal, ShadowHangs
+from edge_inspect.errors import BadModel, Ending, InspectError, Refusal, ShadowHangs, StorageFailing
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.lane import FittedModel, Judged, Lane
 from edge_inspect.reporting import disagreement
@@ -118,7 +118,7 @@ class Shadow:
     # --- whoever wants a shadow ------------------------------------------------------------------------------------
 
     def start(self, package: ModelPackage, role: Role) -> None:
-        """Returns when it judges. Raises BadModel, Ending, ShadowHangs (in another model); then there is no shadow."""
+        """Returns when it judges. Raises, with no shadow then, BadModel, StorageFailing, Ending, ShadowHangs."""
         if self.hangs:
             raise ShadowHangs("another model still hangs beside the one that judges; nothing can be tried meanwhile")
         try:
@@ -243,7 +243,7 @@ class Shadow:
             self._end()
             if order.package is not None and not order.given_up:
                 self._begin(order, order.package)
-        except BadModel as err:
+        except (BadModel, StorageFailing) as err:
             order.error = err
         except Refusal as err:  # the runtime was there for the model that judges: it has no room for another
             order.error = BadModel("provider-missing", str(err))
@@ -254,7 +254,7 @@ class Shadow:
         beside = ModelBeside(package, order.role)
         try:
             self._frames.make_room(beside.fit(self._stations))
-        except Refusal:
+        except InspectError:
             beside.close()
             raise
         beside.tally = Tally(order.role)
@@ -289,7 +289,7 @@ class Shadow:
         self._builds()
         try:
             self._frames.make_room(beside.fit(self._stations))
-        except Refusal as err:
+        except InspectError as err:
             beside.refused.update(new)
             log.warning("model.not_beside", cameras=sorted(new), why=str(err))
 

@@ -12,12 +12,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from edge_inspect.errors import NoSpace, StorageFailing
 
 TEMPORARY = ".tmp"
+MORE_TRIES = 2
+TRY_AGAIN_S = 0.2
+"""What a start cannot do without is read again so often before it is given up."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -33,6 +37,18 @@ def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
         sync_folder(path.parent)
 
 
+def read_patiently(path: Path) -> bytes:
+    """The whole file; asked for again where the disk does not give it. Raises OSError; FileNotFoundError at once."""
+    for _ in range(MORE_TRIES):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(TRY_AGAIN_S)
+    return path.read_bytes()
+
+
 def move_durably(old: Path, new: Path) -> None:
     """Give what lies synced at `old` its name; both folders on disk. Raises StorageFailing."""
     with translated(new):
@@ -44,9 +60,9 @@ def move_durably(old: Path, new: Path) -> None:
 
 def make_folder(folder: Path, mode: int = 0o755) -> None:
     """The folder and those above it, on disk. Raises StorageFailing."""
-    if folder.is_dir():
-        return
     with translated(folder):
+        if folder.is_dir():
+            return
         make_folder(folder.parent, mode)
         folder.mkdir(mode=mode, exist_ok=True)
         sync_folder(folder.parent)

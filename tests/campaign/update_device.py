@@ -37,6 +37,8 @@ from tests.sim.tuf_repository import PRODUCT, TufRepository
 SHADOW = ShadowReport(parts=200, same=200, active_ok=190, active_ng=10, seconds=60.0)
 TRIAL = TrialReport(seconds=120.0, frames=900, parts=600, ng=30, beside=SHADOW)
 MOST_STEPS = 80
+POLL_S = 0.5
+"""A look that failed is followed by another one soon."""
 
 
 def be_quiet() -> None:
@@ -119,17 +121,17 @@ class Device:
         store = Store.open(self.root / FOLDER, self.root / "models", self.world.factory)
         line = Line(store.begin().digest)
         if judging is not None:
-            judging.write_text(line.judging)
+            _insist_on_writing(judging, line.judging)
         updater = Updater(
             store, Offers(self.settings(release), asks=True), lambda package, active: None, line,
             box=Names("plant-1", "press-4", "edge-0017"), channel=f"{PRODUCT}/stable",
-            looks=Looks(600.0, first_s=0.0), look_s=0.0, wait_for_disk_s=0.0,
+            looks=Looks(POLL_S, first_s=0.0), look_s=0.0, wait_for_disk_s=0.0,
         )  # fmt: skip
         stop = threading.Event()
         updater.pulse.stop = stop
         looked = False
         for _ in range(MOST_STEPS):
-            if store.state.stage is Stage.IDLE and looked and not any((self.root / FOLDER).glob("requests/*.json")):
+            if store.state.stage is Stage.IDLE and looked and not self._is_asked():
                 break
             looked |= store.state.stage is Stage.FETCH
             updater.step()
@@ -137,6 +139,13 @@ class Device:
             raise AssertionError(f"never idle: {store.state.stage}")
         assert line.judging == (store.state.active or self.world.digests["factory"])
         store.close()
+
+    def _is_asked(self) -> bool:
+        """Whether a person waits; the disk that fails in a campaign does not give this test its answer either."""
+        try:
+            return any((self.root / FOLDER).glob("requests/*.json"))
+        except OSError:
+            return True
 
     def ask_back(self) -> None:
         """A person asks to go back."""
@@ -163,6 +172,16 @@ class Device:
         """The floor on the disk; 0 without one."""
         floors = json.loads(self.state.read_bytes())["floors"] if self.state.exists() else {}
         return max((floor["sequence"] for floor in floors.values()), default=0)
+
+
+def _insist_on_writing(path: Path, text: str) -> None:
+    """This test's own file is not the one that is to fail."""
+    while True:
+        try:
+            path.write_text(text)
+            return
+        except OSError:
+            continue
 
 
 def wrong_on_disk(device: Device, *, least_sequence: int) -> list[str]:

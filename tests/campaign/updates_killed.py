@@ -82,8 +82,11 @@ def run_once(story: Story, world: World, starts_s: list[float], *options: str) -
         device = Device(Path(place) / "state", world)
         shutil.copytree(story.folder, device.root)
         story.ask(device)
-        status, trace = zygote.traced(lambda: device.drive(story.release), *options)
+        begun = Path(place) / "begun"
+        status, trace = zygote.traced(lambda: device.drive(story.release, begun), *options)
         wrong = wrong_on_disk(device, least_sequence=story.sequence)
+        if status not in (0, zygote.SIGKILLED) and begun.exists() and begun.stat().st_size:
+            wrong.append(f"it ended by itself ({status}) while a model judged")
         floor = device.sequence()
         starts, judging = 0, Path(place) / "judging"
         while starts < MOST_STARTS:

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -23,7 +24,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from edge_inspect.errors import BadModel
+from edge_inspect.durable import translated
+from edge_inspect.errors import BadModel, StorageFailing
 from edge_wire.manifest import CONTRADICTIONS, MANIFEST_NAME, MOST_MANIFEST_BYTES, File, Manifest, Precision, Variant
 from edge_wire.mistake import in_words
 from edge_wire.onnx_gate import check_against, inspect
@@ -32,6 +34,10 @@ from edge_wire.release import VERSION_PATTERN, version_order
 
 DEFAULT_MODEL = "metal-plate/1.0.0"
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
+_OF_THE_MACHINE = {
+    errno.EIO, errno.EUCLEAN, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE, errno.ENFILE,
+}  # fmt: skip
+"""Why a file cannot be opened that is no property of the package."""
 _CODE_OF_PYDANTIC = {"extra_forbidden": "manifest-unknown-key", "missing": "manifest-missing-key"}
 
 
@@ -44,9 +50,13 @@ class ModelPackage:
 
     @classmethod
     def load(cls, folder: Path) -> ModelPackage:
-        """Verify the whole package. Raises BadModel; the codes are listed in docs/model-packages.md."""
-        if not folder.is_dir():
-            raise BadModel("package-missing", f"{folder}: no such folder")
+        """Verify the whole package. Raises BadModel; the codes are listed in docs/model-packages.md.
+
+        StorageFailing: the disk did not give the bytes, which says nothing about the model.
+        """
+        with translated(folder):
+            if not folder.is_dir():
+                raise BadModel("package-missing", f"{folder}: no such folder")
         raw = _read_manifest(folder / MANIFEST_NAME)
         manifest = parse_manifest(raw, folder / MANIFEST_NAME)
         package = cls(folder, manifest, "sha256:" + hashlib.sha256(raw).hexdigest())
@@ -63,7 +73,8 @@ class ModelPackage:
     def read(self, file: File) -> bytes:
         """The bytes of one file of the package, freshly verified.
 
-        Raises BadModel: file-missing, file-not-regular, file-unreadable, size-mismatch, digest-mismatch.
+        Raises StorageFailing, BadModel: file-missing, file-not-regular, file-unreadable, size-mismatch,
+        digest-mismatch.
         """
         path = self.dir / file.file
         content = _read_regular(path, file.size_bytes)
@@ -166,9 +177,11 @@ def _read_regular(path: Path, most_bytes: int) -> bytes:
     except FileNotFoundError as err:
         raise BadModel("file-missing", f"{path}: no such file") from err
     except OSError as err:
+        if err.errno in _OF_THE_MACHINE:
+            raise StorageFailing(f"{path}: cannot be read: {err.strerror}") from err
         code = "file-not-regular" if path.is_symlink() else "file-unreadable"
         raise BadModel(code, f"{path}: {'a link' if path.is_symlink() else err.strerror}") from err
-    with os.fdopen(fd, "rb") as stream:
+    with translated(path), os.fdopen(fd, "rb") as stream:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise BadModel("file-not-regular", f"{path}: not a regular file")
         return stream.read(most_bytes + 1)

@@ -18,7 +18,7 @@ from datetime import datetime
 
 import structlog
 
-from edge_inspect.errors import BadModel, SourceGone, World
+from edge_inspect.errors import BadModel, SourceGone, StorageFailing, World, code_of
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.update.choose import Names, Version, chosen_by_person, consider, limits_of
 from edge_inspect.update.live import Live
@@ -41,6 +41,7 @@ log = structlog.get_logger()
 LOOK_S = 1.0
 """Between two looks at a shadow's or a trial's counts."""
 REHASH_S = 7 * 86_400.0
+REREAD_S = 3600.0
 LIMITS_S = {
     Stage.IDLE: 300.0,
     Stage.FETCH: PATIENCE_S,
@@ -126,7 +127,11 @@ class Acts:
         self._wrong_with_factory()
         if state.active is not None:
             self._pulse.allow(LIMITS_S[Stage.VERIFY])
-            self._store.package(state.active)
+            try:
+                self._store.package(state.active)
+            except StorageFailing:  # it judges from memory; what the disk holds is asked again soon
+                self._next_rehash_s = self._clock_s() + REREAD_S
+                raise
 
     def _fetch(self, state: State) -> Result:
         if state.candidate is not None:  # a person chose one that is here
@@ -168,9 +173,9 @@ class Acts:
         candidate = _candidate(state)
         try:
             active = self._store.package(state.active)
-        except BadModel as err:  # not the candidate's fault; and without a way home nothing is tried
+        except (BadModel, StorageFailing) as err:  # not the candidate's fault; and without a way home nothing is tried
             self._next_rehash_s = self._clock_s()
-            return Result(Outcome.LATER, err.code, f"the model that judges: {err}")
+            return Result(Outcome.LATER, code_of(err), f"the model that judges: {err}")
         self._probe(self._package_of(candidate), active)
         self._pulse.check()
         return self._wishes.withdrawn(state, candidate) or Result(Outcome.DONE)
@@ -273,7 +278,7 @@ class Acts:
             return
         try:
             self._store.note_active(home or self._store.package(state.active))
-        except BadModel as err:
+        except (BadModel, StorageFailing) as err:
             log.warning("what judges is not in the history, as its package cannot be read", why=str(err))
 
     # What stages share
@@ -298,8 +303,8 @@ class Acts:
         self._pulse.allow(LIMITS_S[Stage.VERIFY])
         try:
             self._store.package(None)
-        except BadModel as err:
-            return err.code, f"the factory's model cannot be gone back to: {err}"
+        except (BadModel, StorageFailing) as err:
+            return code_of(err), f"the factory's model cannot be gone back to: {err}"
         return None
 
     def _package_of(self, candidate: Candidate) -> ModelPackage:

@@ -125,15 +125,17 @@ class Download:
                 raise SourceGone("stopped", f"{self._url}: was stopped")
 
     def _have(self) -> int:
-        try:
-            return self._part.stat().st_size
-        except FileNotFoundError:
-            return 0
+        with translated(self._part):
+            try:
+                return self._part.stat().st_size
+            except FileNotFoundError:
+                return 0
 
     def _is_whole(self) -> bool:
         """All bytes are there and right. A wrong part goes; Untrusted if it is not worth another try."""
-        if self._have() < self._length or not self._part.exists():
-            return False
+        with translated(self._part):
+            if self._have() < self._length or not self._part.exists():
+                return False
         try:
             with translated(self._part), self._part.open("rb") as stream:
                 os.fsync(stream.fileno())

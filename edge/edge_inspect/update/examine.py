@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_inspect.errors import BadModel, InspectError, ProviderMissing, RuntimeMissing
+from edge_inspect.errors import BadModel, InspectError, ProviderMissing, RuntimeMissing, StorageFailing
 from edge_inspect.inference.decode import Decoder, Detections
 from edge_inspect.inference.engine import Engine
 from edge_inspect.inference.package import ModelPackage
@@ -104,7 +104,7 @@ def as_facts(request: Request) -> dict[str, Any]:
 
 def examine(request: Request, network: str = "") -> Probed:
     """Raises BadModel: what `ModelPackage.load` and `Engine` say, and probe-provider, non-finite, constant-output,
-    boxes-outside, too-many-boxes, known-answer, golden-of-active, probe-latency, probe-memory."""
+    boxes-outside, too-many-boxes, known-answer, golden-of-active, probe-latency, probe-memory. StorageFailing."""
     package = ModelPackage.load(request.package)
     active_package, why = _active_package(request)
     remarks = [why]
@@ -178,7 +178,7 @@ def _active_package(request: Request) -> tuple[ModelPackage | None, str]:
         return None, "no model judges yet: nothing to compare with"
     try:
         return ModelPackage.load(request.golden_of), ""
-    except BadModel as err:
+    except (BadModel, StorageFailing) as err:
         return None, f"the model that judges cannot be compared with: {err}"
 
 

@@ -24,6 +24,7 @@ import structlog
 from tuf.api.metadata import TargetFile
 
 from edge_inspect.config_update import UpdateConfig
+from edge_inspect.durable import translated
 from edge_inspect.errors import BadConfig, BadModel, Untrusted
 from edge_inspect.inference.package import find_model, parse_manifest
 from edge_inspect.update.changes import Changes
@@ -114,7 +115,7 @@ def fetch_once(settings: FetchSettings, stop: threading.Event) -> Offer | None:
     Raises Untrusted, BadModel (the manifest, the package), SourceGone, StorageFailing; codes in docs/models.md.
     """
     shelf = Shelf(settings.models_dir)
-    with shelf.hold():
+    with translated(settings.models_dir), shelf.hold():
         return _Look(shelf, settings, stop).run()
 
 
@@ -124,7 +125,7 @@ def newest(settings: FetchSettings, stop: threading.Event) -> Rollout | None:
     Raises as `fetch_once`.
     """
     shelf = Shelf(settings.models_dir)
-    with shelf.hold():
+    with translated(settings.models_dir), shelf.hold():
         return _Look(shelf, settings, stop).newest()
 
 
@@ -191,7 +192,7 @@ class _Look:
         info = rollout_target(self._trust, settings.product, settings.channel)
         self._shelf.insist_on_room(info.length, settings.limits.min_free_bytes)
         content = self._taker.take(info).read_bytes()
-        rollout = rollout_of(content, settings.product, settings.channel)
+        rollout = rollout_of(content, settings.product, settings.channel, info)
         self._trust.note_released(rollout.released_at)
         return info, content, rollout
 

@@ -4,7 +4,8 @@
    moved is named by its number.
 2. What was cut off at the end is seen, too, where a head is given: `state.json` remembers how far the history went.
 3. A power cut can leave half a line at the end and nothing else. It is no tampering: it is told and overwritten.
-4. Appending never waits for a verified file: a damaged history is an alarm, and goes on being written.
+4. Appending never waits for a verified file: a damaged history is an alarm, and goes on being written. One that the
+   disk does not give is an alarm, too, nobody waits for it, and it is written again once it can be read.
 
     history = History(folder / "history.jsonl")
     history.append(entry)
@@ -13,6 +14,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from edge_inspect.durable import sync_folder, translated
+from edge_inspect.durable import read_patiently, sync_folder, translated
 from edge_inspect.errors import StorageFailing
 from edge_inspect.update.state import HistoryHead, Shadowed
 from edge_wire.fields import Block, Count, Digest, OneLine, UtcTime
@@ -75,7 +77,7 @@ def read_history(path: Path, saved: HistoryHead | None = None) -> Checked:
     """Read and verify. `saved`: how far it went at least. Raises StorageFailing."""
     try:
         with translated(path):
-            content = path.read_bytes()
+            content = read_patiently(path)
     except StorageFailing as err:
         if not isinstance(err.__cause__, FileNotFoundError):
             raise
@@ -110,7 +112,15 @@ class History:
 
     def __init__(self, path: Path, saved: HistoryHead | None = None) -> None:
         self.path = path
-        self._checked = read_history(path, saved)
+        self._saved = saved
+        self._unread = False
+        try:
+            self._checked = read_history(path, saved)
+        except StorageFailing as err:
+            if saved is None:  # nobody else knows how far it went, nor what must never be forgotten
+                raise
+            self._checked = Checked((), saved, (f"cannot be read: {err}",))
+            self._unread = True
 
     @property
     def head(self) -> HistoryHead:
@@ -131,8 +141,18 @@ class History:
     def last(self, event: str) -> Entry | None:
         return next((entry for entry in reversed(self.entries) if entry.event == event), None)
 
+    def read_again(self) -> None:
+        """What the disk did not give at the start, if it does now; before anybody asks what is written already."""
+        with contextlib.suppress(StorageFailing):  # still an alarm
+            self._read()
+
+    def _read(self) -> None:
+        if self._unread:
+            self._checked, self._unread = read_history(self.path, self._saved), False
+
     def append(self, entry: Entry) -> None:
         """On disk when it returns. Raises StorageFailing; then nothing of it counts."""
+        self._read()
         head = self.head
         numbered = entry.model_copy(update={"line": head.lines + 1, "before": head.sha256})
         line = numbered.model_dump_json(exclude_defaults=False).encode() + b"\n"
@@ -141,16 +161,17 @@ class History:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 end = os.fstat(handle).st_size - self._checked.torn_bytes
-                os.ftruncate(handle, end)  # half a line, from a power cut or a full disk
-                _write_all(handle, line, end)
-                os.fsync(handle)
-            except OSError:
-                self._checked = Checked(self.entries, head, self.broken, _torn_behind(handle, end))
-                raise
+                try:
+                    os.ftruncate(handle, end)  # half a line, from a power cut or a full disk
+                    _write_all(handle, line, end)
+                    os.fsync(handle)
+                    if new:
+                        sync_folder(self.path.parent)
+                except OSError:
+                    self._checked = Checked(self.entries, head, self.broken, _torn_behind(handle, end))
+                    raise
             finally:
                 os.close(handle)
-            if new:
-                sync_folder(self.path.parent)
         grown = HistoryHead(lines=head.lines + 1, sha256=hashlib.sha256(line).hexdigest())
         self._checked = Checked((*self.entries, numbered), grown, self.broken)
 

@@ -54,10 +54,12 @@ def read_offer(models_dir: Path, product: str, channel: str) -> Offer | None:
     """None: there is none. Raises StorageFailing, Untrusted (`offer-broken`, `rollout-...`)."""
     shelf = Shelf(models_dir)
     path = _file(shelf, product, channel)
-    if not path.exists():
-        return None
-    with translated(path), path.open("rb") as stream:
-        raw = stream.read(MOST_BYTES + 1)
+    with translated(path):
+        try:
+            with path.open("rb") as stream:
+                raw = stream.read(MOST_BYTES + 1)
+        except FileNotFoundError:
+            return None
     try:
         said = json.loads(raw)
         if said["format"] != FORMAT:

@@ -1,6 +1,7 @@
 """What the probe's process may say, and how its words are read: by a strict pattern, for it may be anybody's by now.
 
 {"ok": true, "provider": "cpu", ...}  or  {"ok": false, "code": "known-answer", "message": "..."}
+{"unread": "/var/lib/...: Input/output error"}      the disk did not give the bytes: no word about the model
 {"unseen": "/srv/models/..."}               only edge-inspect-probe.service says so: no word about the model
 
 answer = read_answer(line)                  # None: these are not the words of our program
@@ -15,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from edge_inspect.errors import BadModel
+from edge_inspect.errors import BadModel, StorageFailing
 from edge_inspect.update.examine import Probed
 from edge_inspect.update.probe_child import lacks_memory
 from edge_wire.fields import Code
@@ -59,7 +60,13 @@ class Unseen(_Strict):
     unseen: str
 
 
-Answer = Passed | Refused
+class Unread(_Strict):
+    """The disk did not give the bytes."""
+
+    unread: str
+
+
+Answer = Passed | Refused | Unread
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 _REPLY: TypeAdapter[Answer | Unseen] = TypeAdapter(Answer | Unseen)
 
@@ -98,9 +105,11 @@ def answer_of(returncode: int, said: bytes, complained: str) -> Answer:
 
 
 def probed_or_raise(answer: Answer, package_dir: Path) -> Probed:
-    """Raises BadModel with the answer's code, in one line."""
+    """Raises BadModel with the answer's code, in one line; StorageFailing where there is none for a disk that fails."""
     if isinstance(answer, Passed):
         return Probed(**answer.model_dump(exclude={"ok"}))
+    if isinstance(answer, Unread):
+        raise StorageFailing(" ".join(answer.unread.split()))
     message = " ".join(answer.message.split())
     where = "" if str(package_dir) in message else f"{package_dir}: "
     raise BadModel(answer.code, where + message)

@@ -1,6 +1,7 @@
 """The process that may be lost: cuts itself off, limits itself, loads the candidate, prints one JSON line.
 
     {"ok": true, "provider": "cpu", ...}  or  {"ok": false, "code": "known-answer", "message": "..."}
+    {"unread": "..."}       the disk did not give the bytes
 
 1. A small process stays behind and ends whatever this one leaves running (`probe_family`).
 2. The network goes first, while there is one thread (libraries start more as they are imported); then everything ours
@@ -19,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edge_inspect.errors import BadModel, InspectError
+from edge_inspect.errors import BadModel, InspectError, StorageFailing
 from edge_inspect.update.probe_family import guard
 
 CLONE_NEWNET, CLONE_NEWUSER = 0x4000_0000, 0x1000_0000
@@ -48,6 +49,8 @@ def answer() -> None:
         said = {"ok": False, "code": _code(err), "message": str(err).removesuffix(f" [{err.code}]")}
     except MemoryError:
         said = {"ok": False, "code": "probe-memory", "message": "more memory than it may have"}
+    except StorageFailing as err:
+        said = {"unread": str(err)}
     except InspectError as err:
         said = {"ok": False, "code": "probe-provider", "message": str(err)}
     sys.stdout.write(json.dumps(said) + "\n")

@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from edge_inspect.durable import sync_folder, translated
+from edge_inspect.durable import read_patiently, sync_folder, translated
 from edge_inspect.errors import StorageFailing
 from edge_inspect.update.stages import Stage
 from edge_inspect.update.state import State
@@ -32,7 +32,7 @@ def read_or_put_aside(folder: Path, now: datetime) -> tuple[State | None, str]:
     """What lies there; else None, and why it was put aside (empty: there was none)."""
     path, aside = folder / STATE_NAME, ""
     try:
-        return parse_state(path.read_bytes()), ""
+        return parse_state(read_patiently(path)), ""
     except FileNotFoundError:
         return None, ""
     except OSError as err:

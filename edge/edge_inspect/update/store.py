@@ -27,8 +27,8 @@ from types import TracebackType
 
 import structlog
 
-from edge_inspect.durable import make_folder, sweep, translated, write_durably
-from edge_inspect.errors import BadModel, Refusal, StorageFailing
+from edge_inspect.durable import MORE_TRIES, TRY_AGAIN_S, make_folder, sweep, translated, write_durably
+from edge_inspect.errors import BadModel, Refusal, StorageFailing, code_of
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.update.attempts import Attempts
 from edge_inspect.update.clock import utc_now
@@ -205,7 +205,7 @@ class Store:
         return f"{known.name} {known.version}" if known else digest[:19]
 
     def package(self, digest: str | None) -> ModelPackage:
-        """A package, every byte of it hashed; None: the factory's. Raises BadModel."""
+        """A package, every byte of it hashed; None: the factory's. Raises BadModel, StorageFailing."""
         if digest is None:
             return self._package_of_factory()
         package = ModelPackage.load(self.folder_of(digest))
@@ -218,7 +218,7 @@ class Store:
             package = ModelPackage.load(self.factory)
             if package.digest != (self.factory_digest or package.digest):
                 raise BadModel("package-other", f"{self.factory}: is another package than at the start of this process")
-        except BadModel as err:
+        except (BadModel, StorageFailing) as err:
             if not self.factory_wrong:
                 log.warning("the factory's model is not what it was; what judges goes on judging", why=str(err))
             self.factory_wrong = str(err)
@@ -258,6 +258,7 @@ class Store:
 
     def note_active(self, package: ModelPackage) -> None:
         """Into the history, if it does not say so already: from now on this one judges."""
+        self.history.read_again()
         if not self.is_noted(package.digest):
             last = self.history.last("activated")
             self._append(activated(self._state, package, last, package.dir == self.factory, self._now()))
@@ -265,6 +266,7 @@ class Store:
     def note_kept(self, package: ModelPackage) -> None:
         """Into the history: the candidate that judges stays. What was held against it once is over."""
         self.attempts.over()
+        self.history.read_again()
         newest = next(reversed(self.history.entries), None)
         if newest is None or newest.event != "kept" or newest.digest != package.digest:
             self._append(kept(self._state, package, self._now()))
@@ -274,6 +276,7 @@ class Store:
         refusal = self._state.last_refusal
         if candidate is None or refusal is None or refusal.digest != candidate.model.digest:
             return
+        self.history.read_again()
         last = self.history.last("refused")
         if last is None or last.digest != refusal.digest or last.at < candidate.taken_at:
             self._append(refused(candidate, refusal, self._now()))
@@ -299,14 +302,24 @@ class Store:
             try:
                 if revoked:
                     raise BadModel("revoked", why_revoked(state, state.active or ""))
-                return self.package(state.active)
-            except BadModel as err:
+                return self._patiently(state.active)
+            except (BadModel, StorageFailing) as err:
                 if state.active is None:
                     raise BadModel("no-model", f"no model verifies, nothing is judged; the factory's: {err}") from err
                 log.warning("a model does not verify, going back", model=state.active, why=str(err))
-                self._state = lost_its_model(state, err.code, str(err), self._now())
+                self._state = lost_its_model(state, code_of(err), str(err), self._now())
                 with contextlib.suppress(StorageFailing):
                     self.save(self._state)
+
+    def _patiently(self, digest: str | None) -> ModelPackage:
+        """A disk that stutters once must not cost the box its model. Raises BadModel, StorageFailing."""
+        for _ in range(MORE_TRIES):
+            try:
+                return self.package(digest)
+            except StorageFailing as err:
+                log.warning("a model cannot be read, trying again", model=digest, why=str(err))
+                time.sleep(TRY_AGAIN_S)
+        return self.package(digest)
 
 
 def look(folder: Path) -> tuple[State | None, Checked]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.update.choose import Names
+from edge_inspect.update.history import FILE_NAME
 from edge_inspect.update.live import Role
 from edge_inspect.update.pace import Looks
 from edge_inspect.update.shadow import ShadowReport
@@ -237,3 +238,24 @@ def write_models(root: Path) -> dict[str, Path]:
     for name, version in (("factory", "1.0.0"), ("b", "1.1.0"), ("c", "1.2.0")):
         folders[name] = write_tiny_package(root / name, version=version)
     return folders
+
+
+def updated(box: Box, name: str = "b", sequence: int = 1) -> None:
+    box.release(name, sequence)
+    box.run()
+    assert box.live is not None and box.live.judging == box.digests[name]
+    box.end()
+
+
+def judging(box: Box) -> str:
+    box.start()
+    assert box.live is not None
+    return next(name for name, digest in box.digests.items() if digest == box.live.judging)
+
+
+def history_of(box: Box) -> Path:
+    return box.state_dir / FILE_NAME
+
+
+def lines_of(box: Box) -> list[bytes]:
+    return history_of(box).read_bytes().splitlines(keepends=True)

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 
 from edge_inspect.cli import probe as probe_command
 from edge_inspect.cli.probe import run_command
-from edge_inspect.errors import BadModel, Ending
+from edge_inspect.errors import BadModel, Ending, StorageFailing
 from edge_inspect.update import probe as probe_module
 from edge_inspect.update.examine import Probed, Request
 from edge_inspect.update.probe import ProbeLimits, probe, room_in_group_bytes, serve, service_of
@@ -130,6 +130,25 @@ def test_an_answer_that_is_none_is_a_crash_of_the_probe_only(candidate: Path, an
 def test_what_it_says_in_order_is_believed(candidate: Path) -> None:
     command = (sys.executable, "-I", str(FAULTY), "say", json.dumps(PASSED))
     assert probe(candidate, model=on_cpu(), limits=PATIENT, command=command).variants == ("model.onnx",)
+
+
+ON_A_BAD_DISK = """
+import errno, os
+opened = os.open
+def failing(path, *how, **more):
+    if str(path).endswith(".onnx"):
+        raise OSError(errno.EIO, "Input/output error")
+    return opened(path, *how, **more)
+os.open = failing
+from edge_inspect.update.probe_child import main
+main()
+"""
+
+
+def test_a_disk_that_does_not_give_the_bytes_is_no_word_about_the_model(candidate: Path) -> None:
+    command = (sys.executable, "-I", "-c", ON_A_BAD_DISK)
+    with pytest.raises(StorageFailing, match="onnx: cannot be read: Input/output error"):
+        probe(candidate, model=on_cpu(), limits=PATIENT, command=command)
 
 
 def test_hang_ends_at_the_deadline(candidate: Path) -> None:

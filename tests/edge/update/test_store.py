@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -12,18 +11,11 @@ import pytest
 
 from edge_inspect.errors import BadModel, SourceGone, StorageFailing
 from edge_inspect.update import store as store_module
-from edge_inspect.update.history import FILE_NAME, Entry, History, read_history
+from edge_inspect.update.history import Entry, History, read_history
 from edge_inspect.update.stages import Stage
 from edge_inspect.update.state import MOST_REFUSED
 from edge_inspect.update.store import STATE_NAME, InUse, Store, look
-from tests.edge.update.box import GOOD_TRIAL, Box
-
-
-def updated(box: Box, name: str = "b", sequence: int = 1) -> None:
-    box.release(name, sequence)
-    box.run()
-    assert box.live is not None and box.live.judging == box.digests[name]
-    box.end()
+from tests.edge.update.box import GOOD_TRIAL, Box, history_of, judging, lines_of, updated
 
 
 def spoil(folder: Path, name: str = "model.onnx") -> None:
@@ -33,12 +25,6 @@ def spoil(folder: Path, name: str = "model.onnx") -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-
-
-def judging(box: Box) -> str:
-    box.start()
-    assert box.live is not None
-    return next(name for name, digest in box.digests.items() if digest == box.live.judging)
 
 
 def test_the_first_start_judges_by_the_factorys_model(box: Box) -> None:
@@ -245,14 +231,6 @@ def test_a_trial_whose_start_cannot_be_counted_is_not_tried(box: Box, monkeypatc
     assert judging(box) == "factory"
 
 
-def history_of(box: Box) -> Path:
-    return box.state_dir / FILE_NAME
-
-
-def lines_of(box: Box) -> list[bytes]:
-    return history_of(box).read_bytes().splitlines(keepends=True)
-
-
 @pytest.fixture
 def written(box: Box) -> Box:
     updated(box)
@@ -316,53 +294,7 @@ def test_a_history_that_was_changed_does_not_stop_anything(written: Box) -> None
     assert read_history(history_of(written)).torn_bytes in (0, 100)
 
 
-# --- what cannot be read, and what could not be read again ------------------------------------------------------------
-
-
-def test_a_disk_that_fails_once_does_not_cost_the_state(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    updated(box)
-    content = (box.state_dir / STATE_NAME).read_bytes()
-    _unreadable_once(monkeypatch)
-    assert judging(box) == "factory"
-    assert box.store is not None and "Input/output error" in box.store.quarantined
-    assert box.store.state.floors["tiny/stable"].sequence == 1
-    aside = list(box.state_dir.glob("*.broken-*"))
-    assert [path.read_bytes() for path in aside] == [content]
-
-
-def test_a_state_that_cannot_be_put_aside_is_not_written_over(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    updated(box)
-    content = (box.state_dir / STATE_NAME).read_bytes()
-    _unreadable_once(monkeypatch)
-    rename = Path.rename
-
-    def stuck(path: Path, target: Path) -> Path:
-        if ".broken-" in str(target):
-            raise OSError(errno.EIO, "Input/output error")
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", stuck)
-    updater = box.start()
-    box.release("c", 2)
-    for _ in range(4):
-        box.source.is_news = True
-        updater.step()
-    assert (box.state_dir / STATE_NAME).read_bytes() == content
-    assert {"model-state-lost", "model-storage"} <= {code for code, _ in updater.alarms()}
-    monkeypatch.undo()
-    assert judging(box) == "b"  # it was only a moment's trouble
-
-
-def _unreadable_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    read, failed = Path.read_bytes, []
-
-    def failing(path: Path) -> bytes:
-        if path.name == STATE_NAME and not failed:
-            failed.append(path)
-            raise OSError(errno.EIO, "Input/output error")
-        return read(path)
-
-    monkeypatch.setattr(Path, "read_bytes", failing)
+# --- what could not be read again ------------------------------------------------------------
 
 
 def test_more_refusals_than_a_state_may_hold_do_not_lose_it_again_and_again(box: Box) -> None:
