@@ -8,8 +8,10 @@
 1. A rollout is signed like every target, by the key of its product line; a name on MQTT is a hint and no more.
 2. `sequence` only ever goes up within a channel: a device that has seen 7 refuses 6. Going back to an older model is a
    new rollout with `action = "rollback"`, never an old one.
-3. Whom it is not for, it does not concern: `concerns` decides, by the device's own three names.
-4. The limits say what shadow and trial must show. A device takes them as they are, within bounds of its own.
+3. A revocation's who, when and why lie beside the rollout, in what is signed of the file (TUF's `custom`), so that a
+   device that knows nothing of them reads the rollout as ever; the rollout's own who and why are its model's.
+4. Whom it is not for, it does not concern: `concerns` decides, by the device's own three names.
+5. The limits say what shadow and trial must show. A device takes them as they are, within bounds of its own.
 
     rollout = Rollout.model_validate_json(content)
     rollout.concerns("plant1", "press-4", "edge-0017")
@@ -17,16 +19,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError
 
 from edge_wire.fields import Block, Digest, OneLine, UtcTime
 
 CHANNELS = "channels"
 MOST_ROLLOUT_BYTES = 64 * 1024
+REVOCATIONS = "x-edge-inspect-revocations"
+"""In `custom` of a channel's target: a list of Revocation."""
 SIGNED_AT = "x-edge-inspect-signed-at"
 """In timestamp.json: when it was signed. A device whose clock is behind knows better from here."""
 
@@ -87,6 +93,17 @@ class TrialLimits(Block):
     """Share of parts that became UNKNOWN for the model's sake: non-finite output, deadline, model swap."""
 
 
+class Revocation(Block):
+    """Who revoked a package, when and why; what later versions say beside that is left alone."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    digest: Digest
+    by: OneLine
+    at: UtcTime
+    reason: OneLine = ""
+
+
 class Rollout(Block):
     format: Literal[1] = 1
     product: ProductName
@@ -103,12 +120,31 @@ class Rollout(Block):
     released_by: OneLine
     released_at: UtcTime
     reason: OneLine = ""
-    """Why, for the person who reads the history."""
+    """Why this model, for the person who reads the history."""
+    revocations: Annotated[tuple[Revocation, ...], Field(max_length=1000, exclude=True)] = ()
+    """Never in the file: whoever reads it takes them from what is signed of it, by `revocations_in`."""
 
     def concerns(self, site: str, line: str, device: str) -> bool:
         """Whether this device is meant."""
         wanted = ((site, self.audience.sites), (line, self.audience.lines), (device, self.audience.devices))
         return all(any(fnmatchcase(name, pattern) for pattern in patterns) for name, patterns in wanted)
+
+
+def revocations_in(custom: Any) -> tuple[Revocation, ...]:
+    """Of a channel's target. Words only: what cannot be read is left out; what must not run says `Rollout.revoked`."""
+    said = custom.get(REVOCATIONS) if isinstance(custom, dict) else None
+    found = []
+    for one in said[:1000] if isinstance(said, list) else ():
+        try:
+            found.append(Revocation.model_validate_json(json.dumps(one)))
+        except ValidationError:
+            continue
+    return tuple(found)
+
+
+def custom_of(revocations: Iterable[Revocation]) -> dict[str, Any]:
+    """`custom` of the target of a channel that says so."""
+    return {REVOCATIONS: [one.model_dump(mode="json") for one in revocations]}
 
 
 VersionOrder: TypeAlias = "tuple[int, int, int, bool, tuple[tuple[bool, int, str], ...]]"

@@ -44,10 +44,7 @@ ReleasedBy = Annotated[
     str | None, typer.Option("--released-by", help="Who answers for it.", show_default="your user name")
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for those who read the history.")]
-_HEADS = (
-    "product", "channel", "sequence", "action", "model", "digest",
-    "audience", "released by", "at", "expires", "revoked",
-)  # fmt: skip
+_HEADS = ("product", "channel", "sequence", "model", "at (UTC)", "")
 _NAMES = "may be repeated; * and ? stand for any characters"
 
 
@@ -214,34 +211,35 @@ def revoke(
 
 
 def list_releases(url: Url, json_: AsJson = False) -> None:
-    """List what every channel runs: model, for whom, by whom, until when the signature holds.
+    """List what every channel runs, for whom, by whom and why; what was revoked; how long the signatures hold.
 
     Example: cloud-inspect release list /srv/models
     """
     store, _ = open_places(url, None)
     from cloud_inspect.release.layout import product_role
     from cloud_inspect.release.repository import load
+    from cloud_inspect.release.signing import package_names, revocation_lines
     from cloud_inspect.release.staging import rollouts
 
     state = load(store)
-    rows: list[dict[str, Any]] = []
-    found: list[Rollout] = []
-    for product in state.products:
-        expires = state.roles[product_role(product)].signed.expires
-        for rollout in rollouts(product, state.product(product), store).values():
-            found.append(rollout)
-            rows.append(
-                rollout.model_dump(mode="json")
-                | {"revoked_now": rollout.model.digest in rollout.revoked, "expires": f"{expires:%Y-%m-%dT%H:%M:%SZ}"}
-            )
+    found = {product: list(rollouts(product, state.product(product), store).values()) for product in state.products}
+    expires = {product: state.roles[product_role(product)].signed.expires for product in state.products}
     warnings = warn_of_state(state)
+    every = [rollout for each in found.values() for rollout in each]
     if json_:
+        rows = [_as_object(one) | {"expires": f"{expires[one.product]:%Y-%m-%dT%H:%M:%SZ}"} for one in every]
         return emit({"products": list(state.products), "rollouts": rows, "warnings": warnings})
-    if not rows:
-        return typer.echo(f"nothing is released yet; products: {', '.join(state.products) or 'none'}")
-    print_table(_HEADS, map(_row, rows))
-    for line in filter(None, map(_more, found)):
-        typer.echo(line)
+    if every:
+        print_table(_HEADS, map(_row, every))
+    for product, each in found.items():
+        for rollout in each:
+            typer.echo(f"{product} {rollout.channel}: {_more(rollout)}")
+        names, newest = package_names(state.product(product)), {key: one for one in each for key in one.revoked}
+        for digest, rollout in newest.items():
+            typer.echo(f"{product}: {next(revocation_lines(rollout, names, [digest]))}")
+        typer.echo(f"{product}: {'' if each else 'nothing is released yet; '}expires {expires[product]:%Y-%m-%d}")
+    if not found:
+        typer.echo("no products yet")
     return None
 
 
@@ -288,12 +286,12 @@ def _discard(change: Change, as_json: bool) -> None:
 
 def _more(rollout: Rollout) -> str:
     """What the table has no room for."""
-    from cloud_inspect.release.limits import DEFAULTS, own_limits
+    from cloud_inspect.release.limits import DEFAULTS, own_limits, whom
 
     own = ", ".join(f"{name} {value} (default {DEFAULTS[name]})" for name, value in own_limits(rollout).items())
     why = f"reason: {rollout.reason}" if rollout.reason else ""
-    said = "; ".join(filter(None, (own, why)))
-    return f"{rollout.product} {rollout.channel}: {said}" if said else ""
+    parts = (rollout.model.digest[7:19], f"for {whom(rollout.audience)}", f"by {rollout.released_by}", own, why)
+    return "; ".join(filter(None, parts))
 
 
 def user() -> str:
@@ -330,12 +328,14 @@ def _find(change: Change, product: str, text: str, *, or_retired: bool = False) 
     return released(product, change.state().product(product), match[1], match[2], or_retired=or_retired)
 
 
-def _row(row: dict[str, Any]) -> tuple[Any, ...]:
-    audience = row["audience"]
-    whom = "/".join(",".join(audience[one]) for one in ("sites", "lines", "devices"))
-    return (
-        row["product"], row["channel"], row["sequence"], row["action"],
-        f"{row['model']['name']} {row['model']['version']}", row["model"]["digest"][7:19],
-        "all" if whom == "*/*/*" else whom, row["released_by"], row["released_at"][:16], row["expires"][:10],
-        "THIS ONE" if row["revoked_now"] else len(row["revoked"]),
-    )  # fmt: skip
+def _row(rollout: Rollout) -> tuple[Any, ...]:
+    model, gone = rollout.model, rollout.model.digest in rollout.revoked
+    state = ["rollback"] * (rollout.action == "rollback") + ["REVOKED"] * gone
+    at = f"{rollout.released_at:%Y-%m-%d %H:%M}"
+    return rollout.product, rollout.channel, rollout.sequence, f"{model.name} {model.version}", at, ", ".join(state)
+
+
+def _as_object(rollout: Rollout) -> dict[str, Any]:
+    from cloud_inspect.release.rollouts import as_object
+
+    return as_object(rollout) | {"revoked_now": rollout.model.digest in rollout.revoked}

@@ -198,6 +198,7 @@ def show_signed(signed: Signed, as_json: bool, then: str, new_keys: Sequence[str
 
     `new_keys`: files that were made for it.
     """
+    from cloud_inspect.release.rollouts import as_object
     from cloud_inspect.release.signing import rollout_lines
 
     found: dict[str, Any] = {
@@ -206,7 +207,7 @@ def show_signed(signed: Signed, as_json: bool, then: str, new_keys: Sequence[str
         "expires": signed.expires,
         "signed_by": list(signed.signed_by),
         "missing": list(signed.missing),
-        "rollouts": [rollout.model_dump(mode="json") for rollout in signed.rollouts],
+        "rollouts": [as_object(rollout) for rollout in signed.rollouts],
         "added": list(signed.added),
         "retired": list(signed.retired),
         "roles": list(signed.roles),

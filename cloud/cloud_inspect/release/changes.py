@@ -45,7 +45,7 @@ from cloud_inspect.release.rollouts import (
 from cloud_inspect.release.signing import Signed, added_packages, package_names, retired_by, role_lines
 from cloud_inspect.release.staging import Staging, refuse_bad_change, rollouts
 from cloud_inspect.release.store import QUIET, Progress, Store
-from edge_wire.release import ReleasedModel, Rollout, channel_target, file_target
+from edge_wire.release import ReleasedModel, Rollout, channel_target, custom_of, file_target
 
 
 class Change:
@@ -301,4 +301,6 @@ def _add_rollout(targets: Targets, rollout: Rollout) -> dict[str, Opener]:
     content = (rollout.model_dump_json(indent=2) + "\n").encode()
     path = channel_target(rollout.product, rollout.channel)
     targets.targets[path] = TargetFile.from_data(path, content, ["sha256"])
+    if rollout.revocations:
+        targets.targets[path].unrecognized_fields["custom"] = custom_of(rollout.revocations)
     return {path: lambda: io.BytesIO(content)}

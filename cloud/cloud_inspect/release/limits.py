@@ -32,6 +32,7 @@ _WORDS = {
     "channel": "allowed: a-z 0-9 -, up to 31, not beginning with -, e.g. stable",
     "sites": _NAME, "lines": _NAME, "devices": _NAME,
     "reason": "allowed: one line, up to 200 characters", "released_by": "allowed: one line, up to 200 characters",
+    "by": "allowed: one line, up to 200 characters",
     "name": "allowed: a-z 0-9 -, up to 63, not beginning with -, e.g. metal-plate",
     "version": "allowed: three numbers without leading zeros, e.g. 1.1.0, or 1.1.0-rc.1; up to 61 characters",
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """What a rollout shall say: from a wish, and from what its channel said last.
 
-1. `sequence` is the channel's last + 1. What any channel of the product revoked stays revoked in every later rollout.
+1. `sequence` is the channel's last + 1. What any channel of the product revoked stays revoked in every later rollout,
+   with who revoked it, when and why; a channel that goes on with its model keeps who released that, when and why.
 2. A name and version stand for one set of bytes, for ever; an older version must be asked for as a rollback.
 
     make_rollout("metal-plate", make_wish("stable", "anna", most_new_ng=0.02), model, last, now)
@@ -23,6 +24,7 @@ from edge_wire.manifest import MANIFEST_NAME
 from edge_wire.release import (
     Audience,
     ReleasedModel,
+    Revocation,
     Rollout,
     ShadowLimits,
     TrialLimits,
@@ -97,10 +99,12 @@ def make_rollout(
     model: ReleasedModel,
     last: dict[str, Rollout],
     now: datetime,
-    revoked: Sequence[str] = (),
+    revoking: Sequence[Revocation] = (),
 ) -> Rollout:
     """The channel's next one. Raises BadRelease (`rollout-refused`): which field, and what is allowed."""
     before = last.get(wish.channel)
+    told = [*(said for one in last.values() for said in one.revocations), *revoking]
+    revoked = [*(digest for one in last.values() for digest in one.revoked), *(one.digest for one in revoking)]
     try:
         return Rollout(
             product=product,
@@ -111,10 +115,11 @@ def make_rollout(
             audience=wish.audience,
             shadow=wish.shadow,
             trial=wish.trial,
-            revoked=tuple(sorted({*revoked, *(digest for one in last.values() for digest in one.revoked)})),
+            revoked=tuple(sorted(set(revoked))),
             released_by=wish.released_by,
             released_at=whole_second(now),
             reason=wish.reason,
+            revocations=tuple({one.digest: one for one in reversed(told)}.values())[::-1],
         )
     except ValidationError as err:
         raise _refused(err) from err
@@ -137,7 +142,15 @@ def make_revoking(
         one.trial,
         rollback=older if runs != one.model else one.action == "rollback",
     )
-    return make_rollout(one.product, kept, runs, last, now, revoked=[model.digest])
+    made = make_rollout(one.product, kept, runs, last, now, [_revocation(model, wish, now)])
+    return made.model_copy(update={name: getattr(one, name) for name in _WHOSE}) if runs == one.model else made
+
+
+def _revocation(model: ReleasedModel, wish: Wish, now: datetime) -> Revocation:
+    try:
+        return Revocation(digest=model.digest, by=wish.released_by, at=whole_second(now), reason=wish.reason)
+    except ValidationError as err:
+        raise _refused(err) from err
 
 
 def refuse_unfit(product: str, wish: Wish, model: ReleasedModel, targets: Targets, last: dict[str, Rollout]) -> None:
@@ -184,7 +197,15 @@ def refuse_revoked(model: ReleasedModel, last: dict[str, Rollout], to: ReleasedM
         raise BadRelease("revoked-already", f"{model.name} {model.version}: is revoked on every channel: {where}")
 
 
+def as_object(rollout: Rollout) -> dict[str, Any]:
+    """For programs: what is in its file, and what is signed beside it."""
+    return rollout.model_dump(mode="json") | {
+        "revocations": [one.model_dump(mode="json") for one in rollout.revocations]
+    }
+
+
 _HOW = ("audience", "shadow", "trial")
+_WHOSE = ("released_by", "released_at", "reason")
 
 
 def _changing(lines: Sequence[str]) -> str:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tuf.api.metadata import DelegatedRole, Root, Targets
@@ -64,6 +64,7 @@ def rollout_lines(rollout: Rollout, signed: Signed) -> Iterator[str]:
     if newly := newly_revoked(rollout, signed):
         what = ", ".join(signed.names.get(one, one) for one in newly)
         yield f"revokes {what}: {where}; {_what_runs(rollout, before)}"
+        yield from (f"  {line}" for line in revocation_lines(rollout, signed.names, newly))
     else:
         now = f"; until now {before.model.version}, sequence {before.sequence}" if before else "; its first one"
         yield f"{rollout.action}: {where}: {model.name} {model.version}{now}"
@@ -80,6 +81,15 @@ def rollout_lines(rollout: Rollout, signed: Signed) -> Iterator[str]:
         yield f"  other than until now: {', '.join(changed)}"
     if rollout.revoked and not newly:
         yield f"  revoked as before: {', '.join(signed.names.get(one, one) for one in rollout.revoked)}"
+
+
+def revocation_lines(rollout: Rollout, names: Mapping[str, str], digests: Sequence[str]) -> Iterator[str]:
+    """Which, by whom, when and why, as far as that is on record. `names`: digest -> "name version"."""
+    told = {one.digest: one for one in rollout.revocations}
+    for digest in digests:
+        said, what = told.get(digest), f"revoked: {names.get(digest, digest)}"
+        why = f": {said.reason}" if said and said.reason else ""
+        yield f"{what}, by {said.by}, {said.at:%Y-%m-%d %H:%M} UTC{why}" if said else what
 
 
 def newly_revoked(rollout: Rollout, signed: Signed) -> list[str]:

@@ -25,7 +25,7 @@ from cloud_inspect.release.repository import Draft, State, parse
 from cloud_inspect.release.store import Store, holds, read
 from edge_wire.manifest import MANIFEST_NAME
 from edge_wire.mistake import first_mistake
-from edge_wire.release import CHANNELS, MOST_ROLLOUT_BYTES, Rollout, channel_target, file_target
+from edge_wire.release import CHANNELS, MOST_ROLLOUT_BYTES, Rollout, channel_target, file_target, revocations_in
 
 
 class Staging:
@@ -96,7 +96,7 @@ def rollout_at(info: TargetFile, *stores: Store) -> Rollout:
         raise BadRelease("rollout-refused", f"{info.path}: {first_mistake(err, 'rollout')}") from err
     if channel_target(rollout.product, rollout.channel) != info.path:
         raise BadRelease("rollout-refused", f"{info.path}: says {rollout.product}, channel {rollout.channel}")
-    return rollout
+    return rollout.model_copy(update={"revocations": revocations_in(info.custom)})
 
 
 def rollouts(product: str, targets: Targets, *stores: Store) -> dict[str, Rollout]:

@@ -21,6 +21,7 @@ from edge_inspect.inference.package import DEFAULT_MODEL, ModelPackage, find_mod
 from edge_inspect.update.history import FILE_NAME as HISTORY_NAME
 from edge_inspect.update.history import Checked, read_history
 from edge_inspect.update.offers import MOST_BYTES as MOST_OFFER_BYTES
+from edge_inspect.update.revoked import why_revoked
 from edge_inspect.update.state import State, channel_of
 from edge_inspect.update.state_file import MOST_STATE_BYTES, STATE_NAME, parse_state
 from edge_inspect.update.store import FOLDER, PACKAGES, Store
@@ -255,7 +256,8 @@ def _cannot_be_activated(box: Place, state: State | None, meant: Named, factory:
             return "judges already [already-active]"
         return "is the factory's package; `model rollback` goes back to it, one model at a time"
     if state is not None and digest in state.revoked:
-        return f"was revoked {_revoked_by(box, digest)}" + ("" if digest in there else "; not here any more")
+        why = why_revoked(state, digest).removeprefix(f"{meant.name} {meant.version} ")
+        return why + ("" if digest in there else "; not here any more")
     if digest not in there:
         return "is not here any more; `model import`, or a new rollout, brings it again"
     if state is not None and (digest == state.active or any(known.digest == digest for known in state.known)):
@@ -263,14 +265,6 @@ def _cannot_be_activated(box: Place, state: State | None, meant: Named, factory:
     if digest in waiting(box, state):
         return "is offered and was not tried yet; a daemon with `[update]` takes it through its stages by itself"
     return "was never verified on this box; `model import` brings it with its signatures [never-verified]"
-
-
-def _revoked_by(box: Place, digest: str) -> str:
-    for _, rollout in offers(box):
-        if digest in rollout.revoked:
-            why = f": {rollout.reason}" if rollout.reason else ""
-            return f"by {rollout.released_by} on {rollout.released_at:%Y-%m-%d %H:%M} UTC{why}"
-    return "by its publisher"
 
 
 def _is_meant(named: Named, words: list[str]) -> bool:

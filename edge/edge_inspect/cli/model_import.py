@@ -153,7 +153,7 @@ def _rollout_in(folder: Path, settings: FetchSettings) -> Rollout:
         )  # fmt: skip
         info = rollout_target(trust, settings.product, settings.channel)
         content = Taker(shelf, trust, source).take(info).read_bytes()
-    return rollout_of(content, settings.product, settings.channel)
+    return rollout_of(content, settings.product, settings.channel, info)
 
 
 def _not_there(folder: Path, settings: FetchSettings, err: Untrusted) -> Untrusted:

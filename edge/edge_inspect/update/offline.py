@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, NoReturn
@@ -22,7 +23,7 @@ from edge_inspect.errors import BadModel, SourceGone, Untrusted
 from edge_inspect.inference.package import ModelPackage, check_model
 from edge_inspect.update.clock import Clock, utc_now
 from edge_inspect.update.offers import Offer, read_offer
-from edge_inspect.update.released import files_of, manifest_of, manifest_target, rollout_target
+from edge_inspect.update.released import files_of, manifest_of, manifest_target, rollout_of, rollout_target
 from edge_inspect.update.shelf import Shelf
 from edge_inspect.update.trust import ChainFetcher, Trust, check_bytes, key_of
 from edge_wire.manifest import MANIFEST_NAME
@@ -63,7 +64,9 @@ def check_offline(
             built=built, clock=clock,
         )  # fmt: skip
         try:
-            check_bytes(rollout_target(trust, product, channel), offer.content)
+            info = rollout_target(trust, product, channel)
+            check_bytes(info, offer.content)
+            offer = replace(offer, rollout=rollout_of(offer.content, product, channel, info))
             if digest not in (None, offer.rollout.model.digest):
                 raise Untrusted("offer-other", f"what is offered now is {offer.rollout.model.digest}, not {digest}")
             if offer.package is not None:

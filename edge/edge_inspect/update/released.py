@@ -3,7 +3,7 @@
 1. A rollout counts only for the product and channel whose target it is, whoever signed it.
 2. A package is what its manifest says and what is signed for each file, and both must say the same.
 
-    rollout = rollout_of(content, "metal-plate", "stable")
+    rollout = rollout_of(content, "metal-plate", "stable", info)
     files = files_of(trust, rollout, manifest)
 """
 
@@ -20,7 +20,7 @@ from edge_inspect.inference.package import parse_manifest
 from edge_inspect.update.trust import Trust, key_of
 from edge_wire.manifest import MANIFEST_NAME, MOST_MANIFEST_BYTES, Manifest
 from edge_wire.mistake import first_mistake
-from edge_wire.release import MOST_ROLLOUT_BYTES, Rollout, channel_target, file_target
+from edge_wire.release import MOST_ROLLOUT_BYTES, Rollout, channel_target, file_target, revocations_in
 
 
 def rollout_target(trust: Trust, product: str, channel: str) -> TargetFile:
@@ -31,8 +31,11 @@ def rollout_target(trust: Trust, product: str, channel: str) -> TargetFile:
     return info
 
 
-def rollout_of(content: bytes, product: str, channel: str) -> Rollout:
-    """Raises Untrusted: `rollout-broken`, `rollout-product`, `rollout-channel`."""
+def rollout_of(content: bytes, product: str, channel: str, info: TargetFile | None = None) -> Rollout:
+    """`info`: what is signed of it, which says who revoked what and why.
+
+    Raises Untrusted: `rollout-broken`, `rollout-product`, `rollout-channel`.
+    """
     try:
         rollout = Rollout.model_validate_json(content)
     except ValidationError as err:
@@ -42,7 +45,7 @@ def rollout_of(content: bytes, product: str, channel: str) -> Rollout:
         raise Untrusted("rollout-product", f"the rollout is for product {rollout.product}, this box makes {product}")
     if rollout.channel != channel:
         raise Untrusted("rollout-channel", f"the rollout is for channel {rollout.channel}, this box follows {channel}")
-    return rollout
+    return rollout.model_copy(update={"revocations": revocations_in(info.custom)}) if info is not None else rollout
 
 
 def manifest_target(trust: Trust, rollout: Rollout) -> TargetFile:

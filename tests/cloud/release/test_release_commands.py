@@ -148,7 +148,7 @@ def test_people_get_a_table(place: Path) -> None:
     plant = Plant(place)
     plant.release("1.0.0", audience={"sites": ("north",)})
     result = CliRunner().invoke(app, ["release", "list", plant.url])
-    assert "metal-plate  stable   1" in result.stdout and "north/*/*" in result.stdout
+    assert "metal-plate  stable   1" in result.stdout and "for sites north; by anna" in result.stdout
 
 
 def test_stick_holds_one_product_and_only_what_its_channels_run(place: Path) -> None:

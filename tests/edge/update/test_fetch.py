@@ -17,6 +17,7 @@ from edge_inspect.update.known import Known, read_known
 from edge_inspect.update.offers import read_offer
 from edge_inspect.update.offline import check_offline
 from edge_inspect.update.shelf import Shelf
+from edge_wire.release import REVOCATIONS, channel_target
 from tests.edge.update.boxes import fetch, on_disk
 from tests.edge.update.first_release import ONNX, check, packages, repository, server, settings
 from tests.sim.tuf_repository import PRODUCT, TufServer
@@ -97,6 +98,22 @@ def test_rollout_that_changed_under_its_sequence_is_refused(
 def test_rollout_that_is_settled_need_not_come_again(known: int, offered: bool, settings: FetchSettings) -> None:
     found = fetch(replace(settings, known=lambda: Known(sequence=known, settled=True)))
     assert (found is not None) == offered
+
+
+def test_who_revoked_what_is_read_from_what_is_signed_of_the_rollout(
+    settings: FetchSettings, server: TufServer, packages: dict[str, Path]
+) -> None:
+    said = {"digest": "sha256:" + "d" * 64, "by": "ben", "at": "2026-11-22T08:00:00Z", "reason": "misses dents"}
+    server.repository.release(packages["1.1.0"], sequence=6, revoked=[said["digest"]])
+    target = server.repository.signed(f"product-{PRODUCT}").targets[channel_target(PRODUCT, "stable")]
+    target.unrecognized_fields["custom"] = {REVOCATIONS: [said]}
+    server.repository.publish(f"product-{PRODUCT}")
+    offer = fetch(settings)
+    verified, _ = check_offline(settings.models_dir, settings.root or b"", PRODUCT, "stable")
+    for rollout in (offer and offer.rollout, verified.rollout):
+        assert rollout is not None and [(one.by, one.reason) for one in rollout.revocations] == [
+            ("ben", "misses dents")
+        ]
 
 
 def test_refused_digest_is_not_fetched_but_what_is_revoked_is_told(
