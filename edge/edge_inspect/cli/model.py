@@ -30,7 +30,8 @@ Model = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[DIR | NAME [VERSION] | DIGEST]",
-        help=f"A package folder, or a model of `model list`. (default: the shipped {DEFAULT_MODEL})",
+        help="A package folder, or a model of `model list`, by NAME alone where there is one. "
+        f"(default: what judges here; where nothing does, the shipped {DEFAULT_MODEL})",
         show_default=False,
     ),
 ]
@@ -110,7 +111,7 @@ def _listed(folder: Path, told: State | None, factory: str, offered: set[str]) -
 
 def show(model: Model = None, state: StateDir = None, config: ConfigFile = None, json: AsJson = False) -> None:
     """What a model's manifest says: classes, inputs, accuracy and how it was measured."""
-    package = ModelPackage.load(folder_meant(place(state, config), model or [DEFAULT_MODEL]))
+    package = ModelPackage.load(folder_meant(place(state, config), model or []))
     manifest = package.manifest
     table = Table(title=f"{manifest.name} {manifest.version}", show_header=False)
     for column in ("what", "value", "how"):
@@ -172,13 +173,13 @@ def verify(
     json: AsJson = False,
 ) -> None:
     """Check every byte and each ONNX file's contract; with --run its known answers too. Exit code 1: not to be run."""
-    words = model or [DEFAULT_MODEL]
+    words = model or []
     try:
         package = ModelPackage.load(folder_meant(place(state, config), words))
         ran_on = _ask_golden(package, check_provider(provider) or "auto", threads or 0) if run else None
     except BadModel as err:
         if json:
-            emit({"ok": False, "code": err.code, "error": " ".join(str(err).split()), "model": " ".join(words)})
+            emit({"ok": False, "code": err.code, "error": " ".join(str(err).split()), "model": " ".join(words) or None})
         raise
     files = len(package.manifest.files())
     answers = f", {counted(len(package.manifest.golden), 'known answer')} right on {ran_on}" if ran_on else ""

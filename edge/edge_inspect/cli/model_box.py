@@ -274,20 +274,29 @@ def _is_meant(named: Named, words: list[str]) -> bool:
     return len(words) <= 2 and named.name == name and version in ("", named.version)
 
 
-def folder_meant(box: Place, words: list[str]) -> Path:
-    """A folder, a shipped model's name, a digest (its first six digits do) or NAME VERSION of this box.
+def folder_that_judges(box: Place) -> Path:
+    """As its state has it, or the factory's. Raises Refusal for a state that cannot be read."""
+    state, _ = box.look()
+    active = state.active if state else None
+    return box.models_dir / PACKAGES / active.removeprefix("sha256:") if active else box.factory
 
-    Raises BadModel.
+
+def folder_meant(box: Place, words: list[str]) -> Path:
+    """A folder, a digest (its first six digits do), NAME, NAME VERSION or NAME/VERSION of this box or shipped.
+
+    No words: the one that judges here. Raises BadModel, also for a NAME of more than one; Refusal.
     """
+    if not words:
+        return folder_that_judges(box)
     said = " ".join(words)
     if len(words) == 1 and Path(said).is_dir():
         return Path(said)
     shipped = [named for folder in shipped_models() if (named := _named(folder)) is not None]
     there = {named.digest: named for named in [*shipped, *here(box)]}
     found = [named for named in there.values() if _is_meant(named, words)]
-    if len(words) == 1 and any(said in (named.name, f"{named.name}/{named.version}") for named in shipped):
+    if any(said == f"{named.name}/{named.version}" for named in shipped):
         return find_model(said)
-    if len(found) == 1:
+    if len(found) == 1:  # a NAME of several is nobody's in particular: what is shipped may be long replaced here
         return found[0].folder
     names = ", ".join(f"{named.shown} ({named.digest[7:19]})" for named in (found or there.values()))
     what = f"is {len(found)} models here" if found else "no such folder, and no model of this box"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from edge_inspect.cli import run_command
+from edge_inspect.inference.package import ModelPackage, find_model
 from edge_inspect.update.shadow import ShadowReport
 from edge_inspect.update.state_file import STATE_NAME
-from edge_wire.manifest import Manifest
+from edge_wire.manifest import MANIFEST_NAME, Manifest
 from tests.edge.update.box import GOOD_SHADOW, Box
 from tests.edge.update.test_model_commands import run, updated
+from tests.sim.tiny_model import write_tiny_package
 
 __all__ = ["updated"]
 
@@ -104,6 +107,27 @@ def test_show_says_how_accurate_and_in_which_unit(
     for words in ("mAP50 0.912", "3 of 120 pictures with a defect missed (escapes)", "2 of 300 without", "257.5 ms",
                   "300.0 MB"):  # fmt: skip
         assert words in out, (words, out)
+
+
+def test_without_a_name_it_is_the_model_that_judges_here(updated: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["show"], ["verify"]):
+        code, out, _ = run(updated, capsys, *words, "--json")
+        assert code == 0 and json.loads(out)["digest"] == updated.digests["b"]
+
+
+def test_a_shipped_name_is_asked_about_where_the_box_has_another_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = json.loads((find_model() / MANIFEST_NAME).read_text())
+    assert run_command(["model", "show", shipped["name"], "--state", str(tmp_path)]) == 0
+    write_tiny_package(tmp_path / "new", name=shipped["name"], version="1.1.0")
+    digest = ModelPackage.load(tmp_path / "new").digest.removeprefix("sha256:")
+    shutil.copytree(tmp_path / "new", tmp_path / "models" / "packages" / digest)
+    for what in ("show", "verify"):
+        capsys.readouterr()
+        assert run_command(["model", what, shipped["name"], "--state", str(tmp_path)]) == 1
+        err = capsys.readouterr().err
+        assert "is 2 models here" in err and digest[:12] in err
 
 
 def test_help_says_what_state_is(capsys: pytest.CaptureFixture[str]) -> None:
