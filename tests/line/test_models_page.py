@@ -114,6 +114,15 @@ def check_history(entries: list[Entry]) -> None:
     assert (back.event, back.version, back.code) == ("activated", "1.1.0", refused.code)
 
 
+def insist_that_git_leaves_out(names: list[str]) -> None:
+    """Raises AssertionError with what `git add .` would take."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git checkout")
+    asked = ["git", "-C", str(ROOT), "check-ignore", "--no-index", *names]
+    left_out = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
+    assert sorted(left_out) == sorted(names)
+
+
 @pytest.fixture
 def walk(tmp_path: Path) -> Walk:
     if BINARY is None:
@@ -127,11 +136,25 @@ def test_the_page_trains_once_and_everything_else_needs_no_torch() -> None:
     assert [name for _, name in TRAIN.findall(script())] == ["dents"]
 
 
+def test_private_keys_are_nothing_that_git_takes() -> None:
+    insist_that_git_leaves_out(["keys/root-1.pem", "keys/online/timestamp-1.pem", "elsewhere/root-1.pem", "state/x"])
+
+
+def test_no_wait_of_the_page_is_for_one_outcome_only() -> None:
+    waits = re.findall(r"^until (.*); do", script(), re.MULTILINE)
+    assert len(waits) == 3
+    for wait in waits:
+        assert "kill -0" in wait or re.search(r"refused\|active", wait), wait
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(660)
 def test_walk_through_with_a_prepared_model(walk: Walk) -> None:
+    there = {path.name for path in walk.folder.iterdir()}
     walk.run(on_free_ports(without_torch(script())), 600)
     check_history(told(walk.folder))
+    made = {path.name + "/" * path.is_dir() for path in walk.folder.iterdir() if path.name not in there}
+    insist_that_git_leaves_out(sorted(made - {"printed.log"}))
     before, after = walk.replay("dent", 120), walk.replay("dent", 120, "--model", "metal-plate-1.1.0")
     assert before["escapes"] >= 45 and after["escapes"] <= before["escapes"] / 2
     assert after["overkill"] <= 0.02 * (120 - before["escapes"])  # of the good ones
