@@ -99,7 +99,9 @@ def sign(
     most_unknown: Annotated[float | None, typer.Option(help="Share of UNKNOWN by its fault. Else 0.02.")] = None,
     role: Annotated[str | None, typer.Option(help="Sign a staged change of this role: root, targets.")] = None,
     renew: Annotated[bool, typer.Option("--renew", help="Stage the role again with a new expiry.")] = False,
-    discard: Annotated[bool, typer.Option("--discard", help="Drop what is staged.")] = False,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Drop what is staged, of all or of one --role or --product.")
+    ] = False,
     root: TrustedRoot = None,
     staged: Staged = None,
     json_: AsJson = False,
@@ -110,7 +112,7 @@ def sign(
     """
     change = open_change(url, staged, root, key)
     if discard:
-        return _discard(change, json_)
+        return _discard(change, _role(role, product) if role or product else None, json_)
     wanted = _role(role, product)
     signers = signers_of(key, passphrase_file, lambda: change.wanted(wanted))
     then = next_publish(url, staged, key)
@@ -151,6 +153,7 @@ def publish(
     old_keys_lost: Annotated[
         bool, typer.Option("--old-keys-lost", help="Rotated roles are signed by their new keys only.")
     ] = False,
+    role: Annotated[str | None, typer.Option(help="Only this role's change, e.g. targets; the others wait on.")] = None,
     root: TrustedRoot = None,
     staged: Staged = None,
     break_lock: BreakLock = False,
@@ -170,7 +173,7 @@ def publish(
     signers = online_signers_of(Change(store, waiting, utc_now(), trusted), online_key, passphrase_file)
     with bar("publish") as progress:
         done = publishing.publish(
-            store, waiting, signers, utc_now(), trusted, old_keys_lost=old_keys_lost, progress=progress
+            store, waiting, signers, utc_now(), trusted, old_keys_lost=old_keys_lost, only=role, progress=progress
         )
     warnings = warn_of_state(load(store, trusted))
     if json_:
@@ -277,8 +280,8 @@ def verify(
         raise typer.Exit(1)
 
 
-def _discard(change: Change, as_json: bool) -> None:
-    dropped, where = change.discard(), change.staging.store.url
+def _discard(change: Change, role: str | None, as_json: bool) -> None:
+    dropped, where = change.discard(role), change.staging.store.url
     if as_json:
         return emit({"discarded": where, "roles": dropped})
     return typer.echo(f"discarded: {where}: {', '.join(dropped)}" if dropped else f"nothing was staged in {where}")

@@ -121,9 +121,10 @@ def add_product(
     signers = signers_of(key, passphrase_file, lambda: change.wanted(TARGETS))
     warn_of_exposed(product_key or [])
     files = [] if product_key else founding.key_files(keys, role, count)
+    staged_before = set(change.staging.roles())
     for file in files:
         refuse_existing(file, "--product-key ")
-    with kept_if_used(files, lambda: bool(change.staging.roles())):
+    with kept_if_used(files, lambda: set(change.staging.roles()) > staged_before):
         references = product_key or founding.make_keys(keys, role, count, passphrase)
         public: list[Key] = [read_public(one, passphrase) for one in references]
         own: list[Signer] = [open_signer(one, passphrase) for one in references if not one.endswith(".pub")]
@@ -170,13 +171,14 @@ def rotate_keys(
     from cloud_inspect.release.layout import ONLINE_ROLES
 
     passphrase, files, given = read_passphrase(passphrase_file), new or [], added or []
-    change.refuse_other_change(change.state())
+    change.refuse_other_change(change.state(), *roles.signing_roles(role))
+    staged_before = set(change.staging.roles())
     signers = signers_of(key, passphrase_file, lambda: change.wanted(*roles.signing_roles(role)))
     warn_of_exposed(given)
     secret = read_passphrase(new_passphrase_file) or (None if role in ONLINE_ROLES else passphrase)
     for path in files:
         refuse_existing(path, "--add ")
-    with kept_if_used(files, lambda: bool(change.staging.roles())):
+    with kept_if_used(files, lambda: set(change.staging.roles()) > staged_before):
         made: list[Key] = [make_key(path, secret) for path in files]
         taken: list[Key] = [read_public(one, secret) for one in given]
         own = open_signers([*map(str, files), *(one for one in given if not one.endswith(".pub"))], secret)

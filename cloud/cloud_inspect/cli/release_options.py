@@ -212,7 +212,9 @@ def show_signed(signed: Signed, as_json: bool, then: str, new_keys: Sequence[str
         "retired": list(signed.retired),
         "roles": list(signed.roles),
         "new_keys": list(new_keys),
+        "warnings": list(signed.warnings),
     }
+    _warn(signed.warnings)
     if as_json:
         emit(found)
         return
@@ -229,6 +231,8 @@ def show_signed(signed: Signed, as_json: bool, then: str, new_keys: Sequence[str
         typer.echo(f"missing: {line}")
     if not signed.missing:
         typer.echo(f"next: {then}")
+    elif not any(line.startswith(f"{signed.role}: ") for line in signed.missing):
+        typer.echo(f"next, without the others: {then} --role {signed.role}")
 
 
 def next_publish(url: str, staged: str | None, keys: Sequence[str], also: Sequence[str] = ()) -> str:

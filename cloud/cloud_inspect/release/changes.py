@@ -3,6 +3,7 @@
 1. A name and version stand for one set of bytes, for ever. Going to an older version must be said (`rollback`).
 2. A rollout's sequence is the channel's last + 1; what was revoked stays revoked in every later rollout of the product.
 3. Nothing here publishes: each change is staged, signed with the keys at hand, and says who still has to sign.
+4. Of each role one change waits at a time; those of other roles stay as they are, with their signatures.
 
     change = Change(store, staged, now)
     signed = change.release("metal-plate", wish, package, signers)
@@ -33,6 +34,7 @@ from cloud_inspect.release.layout import (
     target_file,
 )
 from cloud_inspect.release.packages import Package
+from cloud_inspect.release.publish import expiring
 from cloud_inspect.release.repository import Draft, State, load
 from cloud_inspect.release.rollouts import (
     Wish,
@@ -78,7 +80,7 @@ class Change:
             model = package.model if isinstance(package, Package) else package
             if self._staged_already(product, wish, model):
                 return self._countersign(state, product_role(product), signers)
-            self.refuse_other_change(state)
+            self.refuse_other_change(state, product_role(product))
             refuse_unfit(product, wish, model, targets, last)
             rollout = make_rollout(product, wish, model, last, self._now)
             draft = self._draft_of(state, product_role(product), signers)
@@ -95,7 +97,7 @@ class Change:
         """Every channel of the product gets a rollout that revokes the package, and names `to` where it ran."""
         with self.staging.store.lock():
             state = self.state()
-            self.refuse_other_change(state)
+            self.refuse_other_change(state, product_role(product))
             targets = state.product(product)
             last = rollouts(product, targets, self._store)
             if not last:
@@ -117,11 +119,10 @@ class Change:
         role = product_role(product)
         with self.staging.store.lock():
             state = self.state()
-            staged = Draft(state, (), self._now)
-            self.staging.overlay(staged)
+            staged = self.draft(state, ())
             if packages and set(retired_by(staged, role)) == set(packages):
                 return self._countersign(state, role, signers)
-            self.refuse_other_change(state)
+            self.refuse_other_change(state, role)
             draft = self._draft_of(state, role, signers)
             with draft.edit_targets(role) as edited:
                 _take_out(edited, product, packages)
@@ -132,7 +133,7 @@ class Change:
         with self.staging.store.lock():
             state = self.state()
             _refuse_unknown_role(state, role)
-            self.refuse_other_change(state)
+            self.refuse_other_change(state, role)
             draft = self._draft_of(state, role, signers)
             with draft.edit(role):
                 pass
@@ -143,23 +144,21 @@ class Change:
         with self.staging.store.lock():
             return self._countersign(self.state(), role, signers)
 
-    def discard(self) -> list[str]:
-        """The roles of which a change was staged."""
+    def discard(self, role: str | None = None) -> list[str]:
+        """Drop what is staged, or of it only this role's. The roles of which a change was staged."""
         with self.staging.store.lock():
-            dropped = self.staging.roles()
-            self.staging.clear()
+            dropped = [one for one in self.staging.roles() if role in (None, one)]
+            self.staging.clear(dropped)
         return dropped
 
     def staged_rollouts(self, product: str) -> tuple[Rollout, ...]:
         """What the staged change would tell the devices, for those who are to sign it."""
-        draft = Draft(self.state(), (), self._now)
-        self.staging.overlay(draft)
+        draft = self.draft(self.state(), ())
         return self._rollouts_of(draft, product_role(product))[1]
 
     def wanted(self, *roles: str) -> dict[str, Key]:
         """By key id: who signs for these roles, as they are and as they are staged."""
-        draft = Draft(self.state(), (), self._now)
-        self.staging.overlay(draft)
+        draft = self.draft(self.state(), ())
         return {keyid: key for role in roles for keyid, key in draft.keys(role).items()}
 
     def stage(self, draft: Draft, role: str) -> Signed:
@@ -167,12 +166,13 @@ class Change:
         return self._stage(draft, role, {})
 
     def draft(self, state: State, signers: Sequence[Signer]) -> Draft:
-        """For changes of roles too."""
-        return Draft(state, signers, self._now)
-
-    def _countersign(self, state: State, role: str, signers: Sequence[Signer]) -> Signed:
+        """On top of what is staged; for changes of roles too."""
         draft = Draft(state, signers, self._now)
         self.staging.overlay(draft)
+        return draft
+
+    def _countersign(self, state: State, role: str, signers: Sequence[Signer]) -> Signed:
+        draft = self.draft(state, signers)
         if role not in draft.changed:
             staged = ", ".join(draft.changed) or "nothing"
             raise BadRelease("nothing-staged", f"{self.staging.store.url}: no change of {role}; staged: {staged}")
@@ -208,6 +208,7 @@ class Change:
             names=package_names(draft.state.product(product)) if product else {},
             added=tuple(added_packages(draft, product)) if product else (),
             roles=tuple(role_lines(draft)),
+            warnings=tuple(expiring(draft.state, self._now)),
         )
 
     def _staged_already(self, product: str, wish: Wish, model: ReleasedModel) -> bool:
@@ -217,19 +218,18 @@ class Change:
             for one in self.staged_rollouts(product)
         )
 
-    def refuse_other_change(self, state: State) -> None:
-        """One change at a time is staged. Raises BadRelease (`staged`)."""
-        draft = Draft(state, (), self._now)
-        self.staging.overlay(draft)
-        if draft.changed:
+    def refuse_other_change(self, state: State, *roles: str) -> None:
+        """Of these roles. Raises BadRelease (`staged`)."""
+        waiting = [one for one in self.draft(state, ()).changed if one in roles]
+        if waiting:
             raise BadRelease(
                 "staged",
-                f"{self.staging.store.url}: a change of {', '.join(draft.changed)} waits there: "
-                "publish it, or drop it by `sign --discard`",
+                f"{self.staging.store.url}: a change of {', '.join(waiting)} waits there: "
+                f"publish it, or drop it by `sign --role {waiting[0]} --discard`",
             )
 
     def _draft_of(self, state: State, role: str, signers: Sequence[Signer]) -> Draft:
-        draft = Draft(state, signers, self._now)
+        draft = self.draft(state, signers)
         _refuse_strangers(draft, role, signers)
         return draft
 
@@ -242,7 +242,8 @@ class Change:
     ) -> Signed:
         """Files first, metadata last, so that what is staged is whole."""
         staged = self.staging.store
-        self.staging.clear()
+        if set(draft.changed) == set(draft.edited):
+            self.staging.clear()
         if files:
             targets = draft.state.product(product_of(role)).targets
             progress.expect(sum(targets[path].length for path in files))
@@ -251,8 +252,8 @@ class Change:
                 with open_file() as source:
                     staged.copy_in(target_file(info), source, info.length, info.hashes["sha256"], progress)
         refuse_bad_change(draft, staged, self._store)
-        for changed, metadata in draft.changed.items():
-            self.staging.write(changed, metadata)
+        for changed in draft.edited:
+            self.staging.write(changed, draft.changed[changed])
         keys = draft.keys(role)
         return self._signed(draft, role, [one for one in draft.changed[role].signatures if one in keys])
 

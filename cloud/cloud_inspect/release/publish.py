@@ -38,7 +38,7 @@ from cloud_inspect.release.layout import (
     product_of,
     target_file,
 )
-from cloud_inspect.release.repository import Draft, State, load, refuse_expired
+from cloud_inspect.release.repository import Draft, State, check, load, refuse_expired
 from cloud_inspect.release.staging import Staging, refuse_bad_change
 from cloud_inspect.release.store import QUIET, Progress, Store, holds
 
@@ -66,9 +66,10 @@ def publish(
     trusted_root: bytes | None = None,
     *,
     old_keys_lost: bool = False,
+    only: str | None = None,
     progress: Progress = QUIET,
 ) -> Published:
-    """Publish all that is staged.
+    """Publish all that is staged, or `only` a role's change, and the others wait on.
 
     `old_keys_lost`: a rotated role is signed by its new keys only; for the time of one write some devices find nothing.
     Raises BadRelease (`nothing-staged`, `threshold`, `expired`, ... or what `refuse_bad_change` says), StoreGone.
@@ -77,10 +78,12 @@ def publish(
     with store.lock(), staged.lock():
         state = load(store, trusted_root, staging.root())
         draft = Draft(state, signers, now)
-        if not staging.overlay(draft):
-            raise BadRelease("nothing-staged", f"{staged.url}: nothing waits to be published")
+        roles = staging.overlay(draft, only)
+        if not roles:
+            raise BadRelease("nothing-staged", f"{staged.url}: nothing{f' of {only}' if only else ''} waits there")
         refuse_bad_change(draft, staged, store)
         _refuse_unsigned(draft, draft.changed, old_keys_lost)
+        _refuse_torn(draft)
         _refuse_expired(draft, now)
         draft.do_snapshot(force=_is_due(state, SNAPSHOT, now))
         draft.do_timestamp(force=_is_due(state, TIMESTAMP, now))
@@ -91,7 +94,7 @@ def publish(
         for info in files:
             _upload(info, staged, store, progress)
         write_metadata(draft, store)
-        staging.clear()
+        staging.clear(roles)
     versions = {role: metadata.signed.version for role, metadata in draft.changed.items()}
     return Published(versions, len(files), sum(info.length for info in files))
 
@@ -227,10 +230,22 @@ def _refuse_unsigned(draft: Draft, roles: Iterable[str], old_keys_lost: bool) ->
                 raise BadRelease("threshold", line)
 
 
+def _refuse_torn(draft: Draft) -> None:
+    """What belongs together is published together: who is delegated to must be there, signed by the keys named."""
+    delegations = draft.state.targets.delegations
+    for role in (delegations.roles if delegations else None) or {}:
+        metadata = draft.state.roles.get(role)
+        if metadata is None or not check(draft.state.targets, role, metadata).verified:
+            raise BadRelease("staged", f"targets: the change needs the one of {role} beside it; publish both")
+
+
 def _refuse_expired(draft: Draft, now: datetime) -> None:
     """A change may leave a top role expired only when it renews another one: else nobody could renew both."""
     for role, metadata in draft.changed.items():
-        refuse_expired(role, metadata, now)
+        if metadata.signed.expires <= now:
+            was = f"{metadata.signed.expires:%Y-%m-%d %H:%M} UTC"
+            cure = f"`cloud-inspect release sign --role {role} --discard`, and sign it again"
+            raise BadRelease("expired", f"{role}: what is staged expired {was}; {cure}")
     before, after = (
         [role for role in (ROOT, TARGETS) if state.roles[role].signed.expires <= now]
         for state in (draft.base, draft.state)

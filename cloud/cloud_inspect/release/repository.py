@@ -40,6 +40,7 @@ from tuf.repository import Repository
 from cloud_inspect.errors import BadKey, BadRelease
 from cloud_inspect.release.keys import name_of
 from cloud_inspect.release.layout import (
+    ONLINE_ROLES,
     PRODUCT,
     ROOT,
     SNAPSHOT,
@@ -141,7 +142,7 @@ def who_is_missing(role: str, result: VerificationResult) -> str:
 
 def refuse_expired(role: str, metadata: Role, now: datetime) -> None:
     if metadata.signed.expires <= now:
-        cure = "resign" if role in (SNAPSHOT, TIMESTAMP) else f"sign --role {role} --renew"
+        cure = "resign" if role in ONLINE_ROLES else f"sign --role {role} --renew"
         raise BadRelease(
             "expired", f"{role}: expired {metadata.signed.expires:%Y-%m-%d %H:%M} UTC; `cloud-inspect release {cure}`"
         )
@@ -214,6 +215,8 @@ class Draft(Repository):
         self.base = base
         self._holds_for = holds_for
         self.changed: dict[str, Role] = {}
+        self.edited: list[str] = []
+        """Of `changed`: what became so here, and was not staged by somebody before."""
         self._signers = signers
         self._now = whole_second(now)
 
@@ -236,6 +239,7 @@ class Draft(Repository):
             md.signed.unrecognized_fields[SIGNED_AT] = f"{self._now:%Y-%m-%dT%H:%M:%SZ}"
         md.signatures.clear()
         self.changed[role] = md
+        self.edited.append(role)
         self.sign(role)
 
     def sign(self, role: str) -> list[str]:

@@ -98,7 +98,7 @@ def refuse_product(change: Change, product: str) -> None:
     state = change.state()
     if product in state.products:
         raise BadRelease("product-exists", f"product {product}: is in this repository already")
-    change.refuse_other_change(state)
+    change.refuse_other_change(state, TARGETS, product_role(product))
 
 
 def add_product(
@@ -132,7 +132,7 @@ def rotate(
         state = change.state()
         if role not in state.roles:
             raise BadRelease("unknown-role", f"role {role}: allowed: {', '.join(state.roles)}")
-        change.refuse_other_change(state)
+        change.refuse_other_change(state, *signing_roles(role))
         draft = change.draft(state, [*signers, *own])
         if role.startswith(PRODUCT):
             with draft.edit_targets() as targets:
@@ -149,10 +149,10 @@ def rotate(
 
 
 def _stage(change: Change, draft: Draft, role: str, signers: Sequence[Signer]) -> Signed:
-    known = {keyid for changed in draft.changed for keyid in draft.keys(changed)}
+    known = {keyid for changed in draft.edited for keyid in draft.keys(changed)}
     for signer in signers:
         if signer.public_key.keyid not in known:
-            roles = ", ".join(draft.changed)
+            roles = ", ".join(draft.edited)
             raise BadKey("key-not-of-role", f"{name_of(signer.public_key)}: signs for none of {roles}")
     return change.stage(draft, role)
 

@@ -55,6 +55,8 @@ class Signed:
     """A line for each package that it brings along."""
     roles: tuple[str, ...] = ()
     """A line for each key that comes or goes, and each other change of who may sign what."""
+    warnings: tuple[str, ...] = ()
+    """A line for each role that has expired, or will soon."""
 
 
 def rollout_lines(rollout: Rollout, signed: Signed) -> Iterator[str]:

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from pydantic import ValidationError
@@ -48,9 +49,12 @@ class Staging:
     def write(self, role: str, metadata: Role) -> None:
         self.store.write(f"metadata/{role}.json", metadata.to_bytes())
 
-    def overlay(self, draft: Draft) -> list[str]:
-        """Put what is staged into the draft; the roles. Raises BadRelease (`staged-outdated`)."""
-        found = self.roles()
+    def overlay(self, draft: Draft, only: str | None = None) -> list[str]:
+        """Put what is staged into the draft, or this role's change only; the roles.
+
+        Raises BadRelease (`staged-outdated`).
+        """
+        found = [role for role in self.roles() if only in (None, role)]
         for role in found:
             metadata = self.read(role)
             before = draft.base.roles.get(role)
@@ -66,10 +70,13 @@ class Staging:
             draft.changed[role] = metadata
         return found
 
-    def clear(self) -> None:
-        """Metadata last: while some is there, the change is."""
-        for folder in ("targets", "metadata"):
-            for name in self.store.names(folder):
+    def clear(self, roles: Sequence[str] | None = None) -> None:
+        """All, or what is staged of these roles. Metadata last: while some is there, the change is."""
+        others = [] if roles is None else [one for one in self.roles() if one not in roles]
+        for name in self.store.names("targets") if not others else ():
+            self.store.remove(name)
+        for name in self.store.names("metadata"):
+            if name not in {f"metadata/{one}.json" for one in others}:
                 self.store.remove(name)
 
 
