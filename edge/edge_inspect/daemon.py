@@ -34,6 +34,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -68,6 +69,7 @@ from edge_wire import messages as wire
 from edge_wire.topics import Topics
 
 log = structlog.get_logger()
+Taken = TypeVar("Taken")
 
 CHECK_S = 600.0
 """How long the check of a large outbox on a slow disk may take at the start."""
@@ -121,7 +123,7 @@ class Appliance:
             ready=ready, frames_wanted=frames,
         )  # fmt: skip
         self._engines = Engines(config.model, config.cache_dir)
-        self.updates = open_updates(config) if deliver else None
+        self.updates = self._when_free(lambda: open_updates(config)) if deliver else None
         model_dir = self.updates.model_dir if self.updates else config.model.dir
         self.stations = {
             camera.name: Station(
@@ -220,12 +222,15 @@ class Appliance:
 
     def _build_delivery(self) -> None:
         """Outbox, its writer and, if there is a broker, the courier. Raises InUse for a second daemon."""
-        config, said = self.config, self._presence
+        config, kept, said = self.config, self.config.outbox, self._presence
         if config.evidence.enabled:
             keys = config.evidence.model_dump(exclude={"enabled"})
             said.evidence = self.evidence = EvidenceStore(config.state_dir / FOLDER, **keys)
         self._notifier.extend(CHECK_S)
-        said.outbox = self.outbox = self._open_outbox()
+        path, retain_s = config.state_dir / FILE_NAME, kept.retain_h * 3600
+        said.outbox = self.outbox = self._when_free(
+            lambda: Outbox(path, device=self.topics.device, cap_bytes=kept.cap_bytes, retain_s=retain_s)
+        )
         self.outbox.told = self._telling.open(config.state_dir, self.stations)
         self._pulse = vitals.Pulse(said.beat)
         self._doors = doors(config, self.observe)
@@ -240,15 +245,16 @@ class Appliance:
         )  # fmt: skip
         said.writer = self.writer = OutboxWriter(self.outbox, wake=self.courier.wake)
 
-    def _open_outbox(self) -> Outbox:
-        """As a service, wait for another daemon to end: starting again and again would take its processor. InUse else.
+    def _when_free(self, take: Callable[[], Taken]) -> Taken:
+        """What one daemon may have. As a service, wait for another to end: starting again and again would take its
+        processor. Raises InUse else.
 
         Signals end the process here as they would before it began.
         """
-        path, kept, said = self.config.state_dir / FILE_NAME, self.config.outbox, ""
+        said = ""
         while True:
             try:
-                return Outbox(path, device=self.topics.device, cap_bytes=kept.cap_bytes, retain_s=kept.retain_h * 3600)
+                return take()
             except InUse as err:
                 if self._notifier.address is None:
                     raise

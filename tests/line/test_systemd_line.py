@@ -8,15 +8,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edge_inspect import updates
+from edge_inspect.cli import run_command
 from edge_inspect.delivery.outbox import FILE_NAME, Outbox
 from edge_inspect.delivery.outbox_file import hold_lock
 from edge_inspect.health.notify import MAX_AGE_S
+from edge_inspect.update.store import FOLDER as UPDATES
+from edge_inspect.update.store import Store
 from tests.sim.tiny_model import write_tiny_package
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,6 +109,51 @@ def test_a_service_waits_for_another_daemon_to_end_and_then_takes_over(tmp_path:
         service.hear("READY=1")
     finally:
         service.end()
+
+
+@pytest.fixture
+def followed(tmp_path: Path, model: Path) -> Path:
+    """A configuration that follows a repository; somebody else has its models' state open, and ends with the test."""
+    (tmp_path / "root.json").write_text("{}")
+    (tmp_path / "line.toml").write_text(
+        f'state_dir = "state"\n[[camera]]\nname = "sim"\nsource = "sim"\n[model]\ndir = "{model}"\n'
+        '[update]\nproduct = "tiny"\nroot = "root.json"\n'
+    )
+    return tmp_path / "line.toml"
+
+
+def test_a_service_waits_for_the_models_of_another_daemon_too(
+    tmp_path: Path, model: Path, followed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    store = Store.open(tmp_path / "state" / UPDATES, tmp_path / "state" / "models", model)
+    monkeypatch.setattr(updates, "COMMAND_S", 0.0)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+
+    def other_ends_when_heard(notifications: socket.socket) -> None:
+        while not heard or not heard[-1].startswith("STATUS=waits: "):
+            heard.append(notifications.recv(4096).decode())
+        store.close()
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifications:
+        notifications.bind(str(tmp_path / "notify"))
+        notifications.settimeout(60)
+        other = threading.Thread(target=other_ends_when_heard, args=(notifications,))
+        other.start()
+        assert run_command(["run", "--config", str(followed), "--frames", "3"]) == 0
+        other.join(timeout=60)
+    assert f"another process ({os.getpid()}) has it" in heard[-1]
+
+
+def test_from_a_shell_a_second_daemon_with_updates_ends_with_75(
+    tmp_path: Path, model: Path, followed: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setattr(updates, "COMMAND_S", 0.0)
+    with Store.open(tmp_path / "state" / UPDATES, tmp_path / "state" / "models", model):
+        assert run_command(["run", "--config", str(followed)]) == 75
+    said = capfd.readouterr().err
+    assert f"another process ({os.getpid()}) has it: a daemon that runs" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(("number", "thread"), [(signal.SIGUSR1, "grab-camera"), (signal.SIGUSR2, "inspect")])

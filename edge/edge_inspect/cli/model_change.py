@@ -12,14 +12,14 @@ from edge_inspect.cli.as_owner import as_owner_of
 from edge_inspect.cli.model_box import ConfigFile, Place, StateDir, digest_meant, place
 from edge_inspect.cli.options import AsJson
 from edge_inspect.cli.output import emit
-from edge_inspect.errors import Refusal, Usage
+from edge_inspect.errors import InUse, Refusal, Usage
 from edge_inspect.update.choose import chosen_by_person, limits_of
 from edge_inspect.update.clock import utc_now
 from edge_inspect.update.machine import Result, advance
 from edge_inspect.update.record import PERSON_WENT_BACK
 from edge_inspect.update.requests import LATE_S, Answer, Request, ask, wait_for, who_asks
 from edge_inspect.update.stages import Outcome, Stage
-from edge_inspect.update.store import InUse, Store
+from edge_inspect.update.store import Store
 
 ANSWER_S = LATE_S
 MOST_WHY = 200

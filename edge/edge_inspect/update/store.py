@@ -28,7 +28,7 @@ from types import TracebackType
 import structlog
 
 from edge_inspect.durable import MORE_TRIES, TRY_AGAIN_S, make_folder, sweep, translated, write_durably
-from edge_inspect.errors import BadModel, Refusal, StorageFailing, code_of
+from edge_inspect.errors import BadModel, InUse, StorageFailing, code_of
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.update.attempts import Attempts
 from edge_inspect.update.clock import utc_now
@@ -55,10 +55,6 @@ log = structlog.get_logger()
 FOLDER = "update"
 LOCK_NAME = "lock"
 PACKAGES = "packages"
-
-
-class InUse(Refusal):
-    """Another process has the store open: a daemon that runs, or another command."""
 
 
 class Store:
@@ -332,16 +328,22 @@ def look(folder: Path) -> tuple[State | None, Checked]:
 
 
 def _locked(path: Path, until_s: float) -> int:
+    """Holds our process's number, too, for whoever comes second."""
     with translated(path):
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
         except OSError as err:
             if time.monotonic() >= until_s:
+                owner = os.pread(lock, 20, 0).decode(errors="replace").strip()
                 os.close(lock)
-                raise InUse(f"{path}: another process has it: a daemon that runs, or another command") from err
+                who = f"another process ({owner or '?'})"
+                raise InUse(f"{path}: {who} has it: a daemon that runs, or another command") from err
+        else:
+            with contextlib.suppress(OSError):  # the lock itself is held
+                os.pwrite(lock, f"{os.getpid():<19}\n".encode(), 0)
+            return lock
         time.sleep(0.05)
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from edge_inspect.errors import BadModel, SourceGone, StorageFailing
+from edge_inspect.errors import BadModel, InUse, SourceGone, StorageFailing
 from edge_inspect.update import store as store_module
 from edge_inspect.update.history import Entry, History, read_history
 from edge_inspect.update.stages import Stage
 from edge_inspect.update.state import MOST_REFUSED
-from edge_inspect.update.store import STATE_NAME, InUse, Store, look
+from edge_inspect.update.store import STATE_NAME, Store, look
 from tests.edge.update.box import GOOD_TRIAL, Box, history_of, judging, lines_of, updated
 
 
@@ -119,7 +119,7 @@ def test_a_state_that_cannot_be_read_is_put_aside_and_floors_come_back(box: Box,
 
 def test_two_processes_cannot_have_it(box: Box) -> None:
     box.start()
-    with pytest.raises(InUse, match="another process"):
+    with pytest.raises(InUse, match=rf"another process \({os.getpid()}\)"):
         Store.open(box.state_dir, box.models_dir, box.factory)
 
 
