@@ -6,6 +6,7 @@ What it does in each of their scenarios: test_tuf_refresh.py, test_tuf_keys.py, 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,3 +72,27 @@ def test_faked_clock_is_believed_and_nothing_hangs_under_it(server: TufServer, t
     assert "[metadata-expired]" in client.said
     assert client.trusted() == "root 2 timestamp 1 snapshot 1 targets 1"
     assert client.contents() == [b"content"]
+
+
+@pytest.mark.parametrize("has_venv", [True, False], ids=["with-venv", "without"])
+def test_started_by_another_python_it_goes_on_under_the_checkouts_own(has_venv: bool, tmp_path: Path) -> None:
+    command = tmp_path / "tests" / COMMAND.name
+    command.parent.mkdir()
+    shutil.copy(COMMAND, command)
+    if has_venv:
+        python = tmp_path / ".venv" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        python.chmod(0o755)
+    (tmp_path / "root.json").write_bytes(b"{}")
+    words = ["--metadata-dir", str(tmp_path / "metadata"), "init", str(tmp_path / "root.json")]
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(command), *words], timeout=60, check=False, capture_output=True, text=True
+    )
+    if has_venv:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (tmp_path / "metadata" / "root.json").read_bytes() == b"{}"
+    else:
+        assert done.returncode == 1
+        assert done.stderr.startswith("tuf_client_cli: ") and done.stderr.count("\n") == 1
+        assert "deploy/venv cpu" in done.stderr
