@@ -231,7 +231,8 @@ def list_releases(url: Url, json_: AsJson = False) -> None:
     every = [rollout for each in found.values() for rollout in each]
     if json_:
         rows = [_as_object(one) | {"expires": f"{expires[one.product]:%Y-%m-%dT%H:%M:%SZ}"} for one in every]
-        return emit({"products": list(state.products), "rollouts": rows, "warnings": warnings})
+        absent = {"absent": list(state.absent)}
+        return emit({"products": list(state.products), "rollouts": rows, "warnings": warnings} | absent)
     if every:
         print_table(_HEADS, map(_row, every))
     for product, each in found.items():
@@ -241,6 +242,8 @@ def list_releases(url: Url, json_: AsJson = False) -> None:
         for digest, rollout in newest.items():
             typer.echo(f"{product}: {next(revocation_lines(rollout, names, [digest]))}")
         typer.echo(f"{product}: {'' if each else 'nothing is released yet; '}expires {expires[product]:%Y-%m-%d}")
+    for product in state.absent:
+        typer.echo(f"{product}: nothing of it is in this copy")
     if not found:
         typer.echo("no products yet")
     return None
@@ -263,16 +266,18 @@ def verify(
     trusted = trusted_root(root, [])
     with bar("verify") as progress:
         found = verifying.verify(store, trusted, progress)
-    warnings = warn_of_state(load(store, trusted))
+    state = load(store, trusted)
+    warnings = warn_of_state(state)
     if json_:
         emit(
             {
-                "ok": not found.troubles, "products": list(found.products), "versions": found.versions,
+                "ok": not found.troubles, "products": list(found.products), "absent": list(state.absent),
+                "versions": found.versions,
                 "files": found.files, "bytes": found.bytes, "troubles": list(found.troubles), "warnings": warnings,
             }
         )  # fmt: skip
     else:
-        for line in found.troubles:
+        for line in (*found.troubles, *(f"{one}: nothing of it is in this copy" for one in state.absent)):
             typer.echo(line)
         size = f"{counted(found.files, 'file')}, {counted(found.bytes, 'byte')}"
         typer.echo(f"{size} good; {counted(len(found.troubles), 'trouble')}")

@@ -145,7 +145,7 @@ def resigners_of(
     from cloud_inspect.release.publish import refuse_strangers
 
     signers = online_signers_of(change, references, passphrase_file)
-    _warn(refuse_strangers(change.state(), signers, stay=stay))
+    warn(refuse_strangers(change.state(), signers, stay=stay))
     return signers
 
 
@@ -154,10 +154,10 @@ def warn_of_exposed(references: Sequence[str]) -> None:
     from cloud_inspect.release.keys import exposed
 
     if found := exposed(references):
-        _warn([f"{', '.join(found)}: private, and not only its owner may read or change it; chmod 600"])
+        warn([f"{', '.join(found)}: private, and not only its owner may read or change it; chmod 600"])
 
 
-def _warn(lines: Sequence[str]) -> None:
+def warn(lines: Sequence[str]) -> None:
     for line in lines:
         _err.print(f"warning: {line}", highlight=False, soft_wrap=True, markup=False)
 
@@ -214,7 +214,7 @@ def show_signed(signed: Signed, as_json: bool, then: str, new_keys: Sequence[str
         "new_keys": list(new_keys),
         "warnings": list(signed.warnings),
     }
-    _warn(signed.warnings)
+    warn(signed.warnings)
     if as_json:
         emit(found)
         return
@@ -256,5 +256,5 @@ def warn_of_state(state: State) -> list[str]:
     from cloud_inspect.release.repository import utc_now
 
     lines = expiring(state, utc_now()) + filling(state)
-    _warn(lines)
+    warn(lines)
     return lines

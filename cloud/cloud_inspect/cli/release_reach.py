@@ -34,6 +34,7 @@ from cloud_inspect.cli.release_options import (
     open_places,
     resigners_of,
     trusted_root,
+    warn,
     warn_of_state,
 )
 from cloud_inspect.errors import BadRelease, StoreGone
@@ -166,19 +167,25 @@ def export(
     """
     store, _ = open_places(url, None)
     from cloud_inspect.release import export as exporting
+    from cloud_inspect.release.repository import utc_now
     from cloud_inspect.release.signing import counted
 
     with bar("export") as progress:
         done = exporting.export(store, usb, product, channel, progress)
+    warn(done.warnings)
     if json_:
         found = {"files": done.files, "bytes": done.bytes, "expires": f"{done.expires:%Y-%m-%dT%H:%M:%SZ}"}
-        revoked = {"revoked_now": list(done.revoked)}
+        revoked = {"revoked_now": list(done.revoked), "beside": done.beside, "warnings": list(done.warnings)}
         return emit({"usb": str(usb), "product": product, "channels": done.channels} | revoked | found)
     for name, model in done.channels.items():
         what = f"revokes {model}; boxes that run it go back to what they ran before" if name in done.revoked else model
         typer.echo(f"{product}, channel {name}: {what}")
-    size = f"{counted(done.files, 'file')}, {counted(done.bytes, 'byte')}"
-    return typer.echo(f"{usb}: {size}; devices take it until {done.expires:%Y-%m-%d %H:%M} UTC")
+    for other, channels in done.beside.items():
+        for name, model in channels.items():
+            typer.echo(f"{other}, channel {name}: {model}; was on it already and is as new as the others")
+    size, until = f"{counted(done.files, 'file')}, {counted(done.bytes, 'byte')}", f"{done.expires:%Y-%m-%d %H:%M} UTC"
+    holds = f"devices take it until {until}" if done.expires > utc_now() else f"no device takes it: expired {until}"
+    return typer.echo(f"{usb}: {size}; {holds}")
 
 
 def announce(

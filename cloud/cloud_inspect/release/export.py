@@ -3,6 +3,7 @@
 1. `metadata/` and `targets/` as on the server, so the device verifies it by the same chain; nothing is signed here.
 2. Every byte is checked against its signature on the way, synced, and read back. `timestamp.json` comes last.
 3. Room is checked first; what the stick holds already and is right is left alone; nothing on it is deleted.
+4. Products and channels that are on the stick already are brought to the same state, so none of them stops working.
 
     exported = export(store, Path("/media/stick"), "metal-plate")
 """
@@ -13,7 +14,7 @@ import io
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -25,14 +26,16 @@ from cloud_inspect.release.layout import (
     SNAPSHOT,
     TARGETS,
     TIMESTAMP,
+    TOP_ROLES,
     metadata_file,
     product_role,
     target_file,
 )
-from cloud_inspect.release.repository import State, load
+from cloud_inspect.release.publish import expiring
+from cloud_inspect.release.repository import State, load, utc_now
 from cloud_inspect.release.staging import rollouts
 from cloud_inspect.release.store import QUIET, Folder, Progress, Store, holds, measure, read, world
-from edge_wire.release import Rollout, channel_target, file_target
+from edge_wire.release import CHANNELS, Rollout, channel_target, file_target
 
 
 @dataclass(frozen=True)
@@ -45,40 +48,89 @@ class Exported:
     """When devices stop taking it: the earliest expiry of what is on the stick."""
     revoked: tuple[str, ...] = ()
     """Channels whose package is revoked: a device that runs it goes back to what it ran before."""
+    beside: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The same of products that were on the stick already, by product."""
+    warnings: tuple[str, ...] = ()
+    """A line for each role on it that has expired, or will soon."""
 
 
 def export(
-    store: Store, folder: Path, product: str, channel: str | None = None, progress: Progress = QUIET
+    store: Store,
+    folder: Path,
+    product: str,
+    channel: str | None = None,
+    progress: Progress = QUIET,
+    now: datetime | None = None,
 ) -> Exported:
-    """Raises BadRelease: `unknown-product`, `unknown-channel`, `not-a-folder`; StoreGone: `disk-full`, ..."""
+    """Raises BadRelease: `unknown-product`, `unknown-channel`, `not-a-folder`, `folder-not-empty`,
+    `export-into-itself`; StoreGone: `disk-full`, ...
+    """
+    _refuse_place(store, folder)
+    state, stick = load(store), Folder(folder)
+    _refuse_other_repository(store, stick)
+    chosen = {product: _chosen(store, stick, state, product, channel)}
+    for other in state.products:
+        if other != product and _channels_on(stick, other):
+            chosen[other] = _chosen(store, stick, state, other, "")
+    targets = [info for name, rollouts in chosen.items() for info in _needed(state, name, rollouts)]
+    missing = [one for one in targets if not holds(stick, target_file(one), one.length, one.hashes["sha256"])]
+    _refuse_full(folder, sum(one.length for one in missing))
+    progress.expect(sum(one.length for one in missing))
+    for info in missing:
+        _copy(store, stick, info, progress)
+    for name, content in _metadata(store, state, list(chosen)):
+        stick.write(name, content)
+        _read_back(stick, name, *measure(io.BytesIO(content)))
+    roles = {role: state.roles[role] for role in (*TOP_ROLES, *map(product_role, chosen))}
+    named = {name: {one: _model(rollout) for one, rollout in found.items()} for name, found in chosen.items()}
+    return Exported(
+        named.pop(product),
+        len(targets),
+        sum(one.length for one in targets),
+        min(one.signed.expires for one in roles.values()),
+        tuple(name for name, one in chosen[product].items() if one.model.digest in one.revoked),
+        named,
+        tuple(expiring(State(roles), now or utc_now())),
+    )
+
+
+def _refuse_place(store: Store, folder: Path) -> None:
     if not folder.is_dir():
         raise BadRelease("not-a-folder", f"{folder}: no such folder; is the stick mounted?")
-    state = load(store)
-    found = rollouts(product, state.product(product), store)
-    chosen = {name: one for name, one in found.items() if channel in (None, name)}
-    if not chosen:
-        raise BadRelease("unknown-channel", f"channel {channel or '*'}: {product} has: {', '.join(found) or 'none'}")
-    targets = _needed(state, product, chosen)
-    stick = Folder(folder)
-    missing = [one for one in targets if not holds(stick, target_file(one), one.length, one.hashes["sha256"])]
-    wanted = sum(one.length for one in missing)
+    if isinstance(store, Folder) and folder.resolve().is_relative_to(store.path.resolve()):
+        raise BadRelease("export-into-itself", f"{folder}: is the repository itself or lies in it; give the stick")
+
+
+def _refuse_other_repository(store: Store, stick: Folder) -> None:
+    name = metadata_file(ROOT, 1)
+    found = read(stick, name)
+    if found is not None and found != read(store, name):
+        raise BadRelease("folder-not-empty", f"{stick.url}: holds another repository; take an empty folder")
+
+
+def _refuse_full(folder: Path, wanted: int) -> None:
     with world(folder):
         free = shutil.disk_usage(folder).free
     if free < wanted + (1 << 20):
         raise StoreGone("disk-full", f"{folder}: {free} bytes free, {wanted} needed")
-    progress.expect(wanted)
-    for info in missing:
-        _copy(store, stick, info, progress)
-    for name, content in _metadata(store, state, product):
-        stick.write(name, content)
-        _read_back(stick, name, *measure(io.BytesIO(content)))
-    return Exported(
-        {name: f"{one.model.name} {one.model.version}" for name, one in chosen.items()},
-        len(targets),
-        sum(one.length for one in targets),
-        min(one.signed.expires for one in state.roles.values()),
-        tuple(name for name, one in chosen.items() if one.model.digest in one.revoked),
-    )
+
+
+def _chosen(store: Store, stick: Folder, state: State, product: str, channel: str | None) -> dict[str, Rollout]:
+    """Of `channel`, of those that are on the stick already, or of all (None)."""
+    found = rollouts(product, state.product(product), store)
+    if channel != "" and not (found if channel is None else channel in found):
+        raise BadRelease("unknown-channel", f"channel {channel or '*'}: {product} has: {', '.join(found) or 'none'}")
+    there = _channels_on(stick, product)
+    return {name: one for name, one in found.items() if channel in (None, name) or name in there}
+
+
+def _channels_on(stick: Folder, product: str) -> set[str]:
+    names = stick.names(f"targets/{product}/{CHANNELS}")
+    return {name.rpartition("/")[2].split(".")[1] for name in names if name.endswith(".json")}
+
+
+def _model(rollout: Rollout) -> str:
+    return f"{rollout.model.name} {rollout.model.version}"
 
 
 def _needed(state: State, product: str, chosen: dict[str, Rollout]) -> list[TargetFile]:
@@ -91,14 +143,14 @@ def _needed(state: State, product: str, chosen: dict[str, Rollout]) -> list[Targ
     return [targets[path] for path in paths]
 
 
-def _metadata(store: Store, state: State, product: str) -> Iterator[tuple[str, bytes]]:
+def _metadata(store: Store, state: State, products: list[str]) -> Iterator[tuple[str, bytes]]:
     for version in range(1, state.root.version + 1):
         name = metadata_file(ROOT, version)
         content = read(store, name)
         if content is None:
             raise BadRelease("metadata-missing", f"{store.url}/{name}: is not there")
         yield name, content
-    for role in (TARGETS, product_role(product), SNAPSHOT, TIMESTAMP):
+    for role in (TARGETS, *map(product_role, products), SNAPSHOT, TIMESTAMP):
         yield metadata_file(role, state.roles[role].signed.version), state.content[role]
 
 
@@ -109,6 +161,8 @@ def _copy(store: Store, stick: Folder, info: TargetFile, progress: Progress) -> 
             stick.copy_in(name, source, info.length, sha256, progress)
     except FileNotFoundError as err:
         raise BadRelease("target-missing", f"{store.url}/{name}: is signed and not there; `release verify`") from err
+    except BadRelease as err:
+        raise BadRelease(err.code, f"{store.url}/{str(err).removesuffix(f' [{err.code}]')}") from err
     _read_back(stick, name, info.length, sha256)
 
 

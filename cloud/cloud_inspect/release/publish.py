@@ -77,6 +77,7 @@ def publish(
     staging = Staging(staged)
     with store.lock(), staged.lock():
         state = load(store, trusted_root, staging.root())
+        _refuse_copy(store, state)
         draft = Draft(state, signers, now)
         roles = staging.overlay(draft, only)
         if not roles:
@@ -228,6 +229,12 @@ def _refuse_unsigned(draft: Draft, roles: Iterable[str], old_keys_lost: bool) ->
         if role in draft.changed:
             for line in draft.missing(role, old_keys=role == ROOT or not old_keys_lost):
                 raise BadRelease("threshold", line)
+
+
+def _refuse_copy(store: Store, state: State) -> None:
+    if state.absent:
+        gone = ", ".join(state.absent)
+        raise BadRelease("metadata-missing", f"{store.url}: nothing of {gone} is here; publish to the whole repository")
 
 
 def _refuse_torn(draft: Draft) -> None:

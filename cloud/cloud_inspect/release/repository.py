@@ -67,6 +67,8 @@ class State:
     content: dict[str, bytes] = field(default_factory=dict)
     next_root: Root | None = None
     """A root that the present one vouches for and that is about to be published: what it accepts is accepted."""
+    absent: tuple[str, ...] = ()
+    """Products of which nothing at all is here: a copy of some (`release export`) is enough to sign for those."""
 
     @property
     def root(self) -> Root:
@@ -84,8 +86,8 @@ class State:
         """Raises BadRelease (`unknown-product`), which names those there are."""
         role = self.roles.get(product_role(product))
         if role is None:
-            known = ", ".join(self.products) or "none"
-            raise BadRelease("unknown-product", f"product {product}: not in this repository; it has: {known}")
+            known, where = ", ".join(self.products) or "none", "copy" if product in self.absent else "repository"
+            raise BadRelease("unknown-product", f"product {product}: not in this {where}; it has: {known}")
         return cast("Targets", role.signed)
 
     def delegator(self, role: str) -> Root | Targets:
@@ -108,8 +110,19 @@ def load(store: Store, trusted_root: bytes | None = None, next_root: Metadata[Ro
     snapshot = _load(store, state, SNAPSHOT, Snapshot, timestamp.snapshot_meta.version)
     targets = _load(store, state, TARGETS, Targets, _version(store, snapshot, TARGETS))
     for role in (targets.delegations.roles if targets.delegations else None) or {}:
-        _load(store, state, role, Targets, _version(store, snapshot, role))
+        try:
+            _load(store, state, role, Targets, _version(store, snapshot, role))
+        except BadRelease as err:
+            if err.code != "metadata-missing" or not _is_absent(store, role):
+                raise
+            state.absent += (product_of(role),)
     return state
+
+
+def _is_absent(store: Store, role: str) -> bool:
+    """Neither a file of the product nor metadata of any version: no loss, but a copy without it."""
+    metadata = any(name.endswith(f".{role}.json") for name in store.names("metadata"))
+    return not metadata and not store.names(f"targets/{product_of(role)}")
 
 
 def refuse_stranger(store: Store) -> None:

@@ -209,7 +209,8 @@ def copy_checked(source: IO[bytes], file: IO[bytes], name: str, length: int, sha
         done += len(chunk)
         progress.advance(name, len(chunk))
     if (done, digest.hexdigest()) != (length, sha256):
-        raise BadRelease("bytes-changed", f"{name}: other bytes than were signed: {done} of {length}")
+        found = f"{done} bytes, not {length}" if done != length else "as many, but others"
+        raise BadRelease("bytes-changed", f"{name}: not the bytes that were signed: {found}")
 
 
 def make_folder(path: Path, mode: int = 0o777) -> None:
