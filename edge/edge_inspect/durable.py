@@ -109,4 +109,4 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except OSError as err:
         kind = NoSpace if err.errno in _NO_ROOM else StorageFailing
-        raise kind(f"{path}: {err.strerror or err}") from err
+        raise kind(f"{path}: {err.strerror or err} [{kind.code}]") from err

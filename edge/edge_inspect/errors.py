@@ -56,6 +56,8 @@ class BrokerGone(World):
 class StorageFailing(World):
     """The disk is full, read-only or broken; the last write is not on disk."""
 
+    code = "storage-failing"
+
 
 class NoSpace(StorageFailing):
     """There is not enough room for what is to come; nothing of it was written."""
@@ -141,4 +143,4 @@ class RuntimeMissing(Refusal):
 
 def code_of(err: InspectError) -> str:
     """As the update's state, history and trouble name it: its own code, or what stands for those that have none."""
-    return err.code or ("storage-failing" if isinstance(err, StorageFailing) else "failed")
+    return err.code or "failed"

@@ -185,7 +185,9 @@ def test_disk_that_takes_no_more_keeps_what_it_has(victim: Victim) -> None:
         [sys.executable, "-c", FULL_DISK, str(victim.models_dir), victim.server.url, str(victim.folder / "root.json")],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert said.stdout.splitlines()[-1:] == ["StorageFailing File too large"], said.stdout + said.stderr
+    assert said.stdout.splitlines()[-1:] == ["StorageFailing File too large [storage-failing]"], (
+        said.stdout + said.stderr
+    )
     (part,) = (victim.models_dir / "staging").glob("*.part")
     assert part.stat().st_size == FULL_BYTES
     asked = len(victim.server.requests)

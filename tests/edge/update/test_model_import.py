@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -128,6 +129,23 @@ def test_a_file_that_is_missing_or_empty_is_named_once(
     timestamp.unlink()
     code, _, err = stick.imported(capsys)
     assert code == 1 and err == f"edge-inspect: {timestamp}: no such file [file-missing]\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, "no-space"), (errno.EDQUOT, "no-space"), (errno.EROFS, "storage-failing")]
+)
+def test_a_disk_that_takes_nothing_is_one_line_with_a_code(
+    stick: Stick, models: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    number: int, code: str,
+) -> None:  # fmt: skip
+    stick.release(models["b"])
+
+    def failing(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    exit_code, _, err = stick.imported(capsys)
+    assert exit_code == 1 and err.endswith(f": {os.strerror(number)} [{code}]\n") and err.count("\n") == 1
 
 
 @pytest.fixture
