@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,15 +12,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from tuf.api.metadata import Metadata, Targets
-from tuf.api.serialization import DeserializationError
 
 from edge_inspect.cli.as_owner import as_owner_of
 from edge_inspect.cli.log import configure_log
 from edge_inspect.cli.model_box import ConfigFile, Place, StateDir, configured, digest_of_factory, here, place
+from edge_inspect.cli.model_stick import in_words
 from edge_inspect.cli.options import AsJson
 from edge_inspect.cli.output import emit, size
-from edge_inspect.errors import Refusal, Untrusted
+from edge_inspect.errors import Refusal, SourceGone, Untrusted
 from edge_inspect.update.fetch import FetchSettings, import_from
 from edge_inspect.update.offers import Offer
 from edge_inspect.update.released import rollout_of, rollout_target
@@ -28,10 +28,7 @@ from edge_inspect.update.state import State, channel_of
 from edge_inspect.update.take import Taker
 from edge_inspect.update.transport import Source
 from edge_inspect.update.trust import Trust
-from edge_wire.release import Rollout, channel_target
-
-PRODUCT_ROLE = "product-"
-"""The product's role in the repository's metadata begins so."""
+from edge_wire.release import Rollout
 
 
 def import_model(
@@ -74,23 +71,26 @@ def taken(box: Place, folder: Path, settings: FetchSettings) -> tuple[Offer | No
     try:
         offer = import_from(folder, replace(settings, progress=told), threading.Event())
         rollout = offer.rollout if offer else _rollout_in(folder, settings)
-    except Untrusted as err:
-        if err.code != "target-unknown":
-            raise
-        raise _not_there(folder, settings, err) from err
+    except (Untrusted, SourceGone) as err:
+        update = configured(box).update
+        assert update is not None
+        raise in_words(folder, settings, update.root, err) from err
     said = [*_revokes(box, state, rollout), *_offers(box, state, rollout, settings, offer)]
     return offer, "; ".join(said)
 
 
 def _insist_on_sight(folder: Path, owner: str) -> None:
-    """Raises Refusal where the models' owner cannot read the stick: desktops mount them for one user."""
+    """Raises Refusal where the models' owner cannot read the stick: desktops mount them for one user. Untrusted for a
+    file."""
     for spot in (folder, folder / "metadata", folder / "targets"):
         try:
-            spot.stat()
+            mode = spot.stat().st_mode
         except PermissionError as err:
             raise _unseen(spot, owner) from err
         except OSError:
             continue  # `import_from` says so
+        if not stat.S_ISDIR(mode):
+            raise Untrusted("not-a-repository", f"{spot}: is a file, allowed: a folder, as `release export` makes it")
         if not os.access(spot, os.R_OK | os.X_OK, effective_ids=True):
             raise _unseen(spot, owner)
 
@@ -154,29 +154,3 @@ def _rollout_in(folder: Path, settings: FetchSettings) -> Rollout:
         info = rollout_target(trust, settings.product, settings.channel)
         content = Taker(shelf, trust, source).take(info).read_bytes()
     return rollout_of(content, settings.product, settings.channel, info)
-
-
-def _not_there(folder: Path, settings: FetchSettings, err: Untrusted) -> Untrusted:
-    """Which products and channels there are instead, by the metadata that was just verified."""
-    trust, product = Shelf(settings.models_dir).trust, settings.product
-    top, own = _signed(trust / "targets.json"), _signed(trust / f"{PRODUCT_ROLE}{product}.json")
-    roles = (top.delegations.roles or {}) if top and top.delegations else {}
-    products = [name.removeprefix(PRODUCT_ROLE) for name in roles if name.startswith(PRODUCT_ROLE)]
-    begin, end = channel_target(product, "\n").split("\n")
-    targets = own.targets if own else {}
-    channels = [name[len(begin) : -len(end)] for name in targets if name.startswith(begin) and name.endswith(end)]
-    if product not in products:
-        what, there = f"product {product} is not in it", products
-    elif settings.channel not in channels:
-        what, there = f"product {product} has no channel {settings.channel} in it", channels
-    else:
-        return err
-    return Untrusted("target-unknown", f"{folder}: {what}; it has: {', '.join(sorted(there)) or 'none'}")
-
-
-def _signed(path: Path) -> Targets | None:
-    """Verified when it was written; None: it is not there."""
-    try:
-        return Metadata[Targets].from_bytes(path.read_bytes()).signed
-    except (OSError, DeserializationError):
-        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from edge_inspect.cli.as_owner import as_owner_of
 from edge_inspect.errors import Refusal
 from edge_inspect.update.state import Floor
 from edge_inspect.update.store import Store
-from edge_wire.release import Rollout
+from edge_wire.release import CHANNELS, Rollout, channel_target
 from tests.edge.update.box import Box
 from tests.sim.tuf_repository import PRODUCT, TufRepository
 
@@ -116,6 +117,53 @@ def test_another_product_is_named_with_those_that_are_there(
     stick.config.write_text(stick.config.read_text().replace('"ball"', f'"{PRODUCT}"\nchannel = "beta"'))
     code, _, err = stick.imported(capsys)
     assert code == 1 and f"product {PRODUCT} has no channel beta in it; it has: stable" in err
+
+
+def test_a_stick_without_the_boxs_channel_says_which_it_has(
+    stick: Stick, models: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All channels are signed together, but only some were exported."""
+    stick.repository.put(f"product-{PRODUCT}", channel_target(PRODUCT, "canary"), b"{}")
+    stick.release(models["b"])
+    (file,) = (stick.folder / "targets" / PRODUCT / CHANNELS).glob("*.stable.json")
+    file.unlink()
+    code, _, err = stick.imported(capsys)
+    assert code == 1 and err == (
+        f"edge-inspect: {stick.folder}: has only channel canary of product {PRODUCT}, this box follows stable; "
+        "export that, too [file-missing]\n"
+    )
+
+
+def test_an_older_stick_is_called_older(
+    box: Box, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stick = Stick(box, tmp_path / "Stick mit \u00dc")
+    stick.release(models["b"])
+    before = tmp_path / "before"
+    shutil.copytree(stick.folder, before)
+    stick.release(models["b"], 2)
+    assert stick.imported(capsys)[0] == 0
+    shutil.rmtree(stick.folder)
+    before.rename(stick.folder)
+    code, _, err = stick.imported(capsys)
+    assert code == 1 and f"{stick.folder}: is older than what this box has seen: timestamp no. " in err
+    assert "export it anew [metadata-rollback]" in err and "file:" not in err
+
+
+def test_the_root_of_another_repository_is_named(
+    stick: Stick, models: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stick.release(models["b"])
+    (stick.box.root / "root.json").write_bytes(TufRepository().first_root)
+    code, _, err = stick.imported(capsys)
+    assert code == 1 and f"whose root.json this box has, {stick.box.root / 'root.json'}? [metadata-unsigned]" in err
+    assert f"{stick.folder}/metadata: " in err
+
+
+def test_a_file_is_no_stick(stick: Stick, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stick.folder.write_text("")
+    code, _, err = stick.imported(capsys)
+    assert code == 1 and f"{stick.folder}: is a file, allowed: a folder" in err and "[not-a-repository]" in err
 
 
 def test_a_file_that_is_missing_or_empty_is_named_once(
