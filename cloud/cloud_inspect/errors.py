@@ -1,5 +1,7 @@
 """Every error of the cloud side that a person may see; `str()` is one line: what, where, found, allowed.
 
+Each has a stable `code`, meant for machines: of its class, or its own. The command line ends with it, in brackets.
+
 CloudError
   BadDataset        a data set that must not be trained on or measured with: names the file and the line
   BadTraining       settings with which no training makes sense
@@ -24,58 +26,81 @@ from __future__ import annotations
 
 class CloudError(Exception):
     exit_code = 1
+    code = "failed"
 
 
 class BadDataset(CloudError):
     """A data set that must not be trained on or measured with."""
 
+    code = "bad-dataset"
+
 
 class BadTraining(CloudError):
     exit_code = 64
+    code = "bad-training"
 
 
 class BadWeights(CloudError):
     """Weights that cannot be used."""
 
+    code = "bad-weights"
+
 
 class BadPackage(CloudError):
     """A model package that cannot be built from what was given."""
+
+    code = "bad-package"
 
 
 class TrainingMissing(CloudError):
     """torch or ultralytics is not installed; the message names the extra."""
 
+    code = "extra-missing"
+
 
 class CloudMissing(CloudError):
     """aiomqtt, alembic or sqlalchemy is not installed; the message names the extra."""
 
+    code = "extra-missing"
+
 
 class BadRange(CloudError):
     exit_code = 64
+    code = "bad-range"
 
 
 class BadSettings(CloudError):
     exit_code = 78
+    code = "bad-settings"
 
 
 class BadDatabase(CloudError):
     exit_code = 78
+    code = "bad-database"
 
 
 class BrokerGone(CloudError):
     """No MQTT broker, or one that does not let us do our work."""
 
+    code = "broker-gone"
+
 
 class DatabaseGone(CloudError):
     """The database cannot be used now; nothing of the transaction is in it for sure."""
+
+    code = "database-gone"
 
 
 class NotFound(CloudError):
     """What was asked for is not in the database."""
 
+    code = "not-found"
+
 
 class ReleaseMissing(CloudError):
     """tuf, securesystemslib or fsspec is not installed; the message names the extra."""
+
+    code = "extra-missing"
 
 
 class _Coded(CloudError):

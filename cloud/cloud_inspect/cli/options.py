@@ -22,7 +22,15 @@ SettingsFile = Annotated[
 DatabaseUrl = Annotated[
     str | None, typer.Option("--db", help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.", metavar="URL")
 ]
-MqttUrl = Annotated[str | None, typer.Option("--mqtt", help="mqtt://HOST[:PORT] or mqtts://...", metavar="URL")]
+MqttUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--mqtt",
+        help="mqtt://HOST[:PORT] or mqtts://...",
+        metavar="URL",
+        show_default="that of --config, else mqtt://127.0.0.1",
+    ),
+]
 Ca = Annotated[str | None, typer.Option(help="CA that signed the broker's certificate, or `system`.")]
 Cert = Annotated[Path | None, typer.Option(help="Our certificate.")]
 Key = Annotated[Path | None, typer.Option(help="Its key.")]

@@ -1,4 +1,5 @@
-"""What commands print: people read lines and tables; with --json the last line of stdout is one JSON object."""
+"""What commands print: people read lines and tables; with --json the last line of stdout is one JSON object, of a
+refusal, too: `ok` false, `exit_code`, `error`, `code`."""
 
 from __future__ import annotations
 
@@ -11,13 +12,21 @@ from typing import Annotated, Any
 import structlog
 import typer
 
+from edge_wire.stdout import takes_all_letters
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")]
+
+emitted = False
+"""Whether this process has printed its object."""
 
 
 def emit(result: dict[str, Any]) -> None:
     """Print `result` as the last line on stdout: one JSON object."""
-    sys.stdout.write(json.dumps(result, allow_nan=False, ensure_ascii=False) + "\n")
+    global emitted
+    text = json.dumps(result, allow_nan=False, ensure_ascii=not takes_all_letters(sys.stdout))
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
+    emitted = True
 
 
 def finish(result: dict[str, Any], as_json: bool) -> None:

@@ -45,8 +45,8 @@ class Package:
 
 
 def read_package(folder: Path) -> Package:
-    """Raises BadRelease: `package-missing`, `manifest-wrong`, `file-missing`, `size-mismatch`, `digest-mismatch`,
-    and the gate's codes.
+    """Raises BadRelease: `package-missing`, `manifest-missing`, `manifest-wrong`, `file-missing`, `size-mismatch`,
+    `digest-mismatch`, and the gate's codes.
     """
     if not folder.is_dir():
         raise BadRelease("package-missing", f"{folder}: no such folder")
@@ -82,4 +82,5 @@ def _measured(folder: Path, name: str) -> PackageFile:
         with path.open("rb") as file:
             return PackageFile(name, path, *measure(file))
     except OSError as err:
-        raise BadRelease("file-missing", f"{path}: {err.strerror}") from err
+        code = "manifest-missing" if name == MANIFEST_NAME else "file-missing"
+        raise BadRelease(code, f"{path}: {err.strerror}") from err

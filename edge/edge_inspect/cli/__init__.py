@@ -1,12 +1,12 @@
 """`edge-inspect`: one file a family of commands; the bare form `edge-inspect --camera /dev/video0` means `run`.
 
-Exit codes: 0 done, 1 failed, 64 usage, 78 configuration. Every refusal is one line on stderr.
+Exit codes: 0 done, 1 failed, 64 usage, 74 stdout takes nothing, 75 in use, 78 configuration, 130 Ctrl-C, 141 nobody
+reads stdout any more. Every refusal is one line on stderr.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -16,6 +16,7 @@ import typer
 from edge_inspect.cli import output
 from edge_inspect.cli.single import UsageError, failed
 from edge_inspect.errors import InspectError, Usage
+from edge_wire.program import INTERRUPTED, dies_of_ctrl_c
 
 COMMAND_FILES = (
     "run", "demo", "replay", "watch", "bench", "doctor", "config", "camera", "model", "status", "outbox", "evidence",
@@ -60,7 +61,8 @@ def run_command(argv: list[str]) -> int:
         argv = ["run", *argv]
     # A daemon that starts on a small box does not wait for the imports of commands that it does not run.
     families = tuple(argv[:1]) if argv[:1] and argv[0] in COMMAND_FILES else COMMAND_FILES
-    command = typer.main.get_command(build_app(families))
+    with dies_of_ctrl_c():
+        command = typer.main.get_command(build_app(families))
     try:
         code = command.main(args=argv, prog_name="edge-inspect", standalone_mode=False)
     except UsageError as err:
@@ -69,13 +71,9 @@ def run_command(argv: list[str]) -> int:
         said = f"{what}. See `{where} --help`." if what else f"See `{where} --help`."
         return failed("edge-inspect", argv, Usage.exit_code, said)
     except InspectError as err:
-        return failed("edge-inspect", argv, err.exit_code, str(err))
+        return failed("edge-inspect", argv, err.exit_code, str(err), err.code)
     except (KeyboardInterrupt, typer.Abort):
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone; nothing left to tell, and flushing again at exit would only complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return INTERRUPTED
     return code if isinstance(code, int) else 0
 
 

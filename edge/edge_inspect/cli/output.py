@@ -6,6 +6,8 @@ import json
 import sys
 from typing import Any
 
+from edge_wire.stdout import takes_all_letters
+
 emitted = False
 """Whether this process has printed its object."""
 
@@ -14,7 +16,8 @@ def emit(result: dict[str, Any]) -> None:
     """Print `result` as the last line on stdout: one JSON object, NaN refused."""
     global emitted
     sys.stdout.flush()
-    sys.stdout.write(json.dumps(result, allow_nan=False, ensure_ascii=False) + "\n")
+    text = json.dumps(result, allow_nan=False, ensure_ascii=not takes_all_letters(sys.stdout))
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
     emitted = True
 

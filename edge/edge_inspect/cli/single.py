@@ -16,6 +16,7 @@ import typer
 
 from edge_inspect.cli import output
 from edge_inspect.errors import InspectError, Usage
+from edge_wire.program import INTERRUPTED
 
 # Newer typer carries its own copy of click, older ones use click itself: this is the right one either way.
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -24,16 +25,28 @@ UsageError: type[Any] = typer.BadParameter.__mro__[1]
 def run_single(command: Callable[..., None], program: str, example: str, argv: Sequence[str]) -> int:
     """Run one command line; the exit code."""
     output.emitted = False
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(epilog=example)(command)
     try:
-        code = typer.main.get_command(app).main(args=list(argv), prog_name=program, standalone_mode=False)
+        code = typer.main.get_command(single_app(command, example)).main(
+            args=list(argv), prog_name=program, standalone_mode=False
+        )
     except UsageError as err:
         what = f"{err.format_message().rstrip('.')}. See `{program} --help`."
         return failed(program, argv, Usage.exit_code, what)
     except InspectError as err:
         return failed(program, argv, err.exit_code, str(err), err.code)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def single_app(command: Callable[..., None], example: str) -> typer.Typer:
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.command(epilog=example)(command)
+    return app
 
 
 def failed(program: str, argv: Sequence[str], exit_code: int, message: str, code: str = "") -> int:
