@@ -52,7 +52,7 @@ def fetch(
     once: Annotated[bool, typer.Option("--once", help="Look once and end; exit code 1 if that failed.")] = False,
     json: Annotated[bool, typer.Option("--json", help="With --once: one JSON object on stdout.")] = False,
 ) -> None:
-    """Look for models in the repository of `[update]`, fetch what is for this box, offer it to the daemon."""
+    """Look for models in the repository of `\\[update]`, fetch what is for this box, offer it to the daemon."""
     read = load_for_fetching(config)
     settings = settings_of(read)
     configure_log(read.log.level, read.log.format)
