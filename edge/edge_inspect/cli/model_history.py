@@ -67,10 +67,11 @@ def page(checked: Checked, told: list[Span], wrong: str = "") -> list[Text]:
     spans_left, before = list(told), None
     for entry in checked.entries:
         if spans_left and spans_left[0].begin is entry:
-            lines += _judged(spans_left[0], before)
+            lines += _judged(spans_left[0], before, checked.doubtful)
             before = spans_left.pop(0)
         if entry.event == "refused":
-            lines += _refused(entry, before)
+            head, *more = _refused(entry, before)
+            lines += [_marked(head, entry, checked.doubtful), *more]
     if not checked.entries:
         lines.append(Text("no model has judged here under updates yet"))
     lines += [Text(f"CHANGED  {what}", "bold red") for what in checked.broken]
@@ -88,18 +89,24 @@ def page(checked: Checked, told: list[Span], wrong: str = "") -> list[Text]:
     return lines
 
 
-def _judged(span: Span, before: Span | None) -> list[Text]:
+def _marked(line: Text, entry: Entry, doubtful: frozenset[int]) -> Text:
+    """What is said by a line of the file that may have been changed."""
+    return Text.assemble(line, ("  CHANGED?", "bold red")) if entry.line in doubtful else line
+
+
+def _judged(span: Span, before: Span | None, doubtful: frozenset[int]) -> list[Text]:
     begin, end = span.begin, span.end
     who = f"{begin.name} {begin.version}  {_short(begin.digest)}  {_as(span)}"
-    lines = [Text(f"{_from_to(begin.at, end.at if end else None)}  {who}", "bold")]
+    lines = [_marked(Text(f"{_from_to(begin.at, end.at if end else None)}  {who}", "bold"), begin, doubtful)]
     why = _came_because(span, before)
     lines += [Text(f"    came because    {why}")] if why else []
     lines += _wanted(begin)
     lines += [Text(f"    beside          {disagreement(begin.shadow)}")] if begin.shadow and not why else []
-    lines += [Text(f"    confirmed       {_time(span.kept.at)}")] if span.kept else []
+    if span.kept is not None:
+        lines.append(_marked(Text(f"    confirmed       {_time(span.kept.at)}"), span.kept, doubtful))
     if end is not None:
         because = f"{end.code}: {end.why}{_by(end.by)}" if end.why else f"by {end.name} {end.version}"
-        lines.append(Text(f"    replaced        {because}"))
+        lines.append(_marked(Text(f"    replaced        {because}"), end, doubtful))
     return lines
 
 
@@ -156,6 +163,7 @@ def as_json(checked: Checked, told: list[Span], wrong: str = "") -> dict[str, An
         "verified_lines": checked.head.lines,
         "head": checked.head.sha256,
         "broken": list(checked.broken),
+        "doubtful": sorted(checked.doubtful),
         "torn_bytes": checked.torn_bytes,
         "judged": [
             {

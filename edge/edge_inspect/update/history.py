@@ -1,7 +1,7 @@
 """Which model judged from when to when, and why it was replaced: one line of JSON each, chained by SHA-256.
 
 1. Each line carries the SHA-256 of the line before it, bytes and newline: a line that was changed, left out, put in or
-   moved is named by its number.
+   moved is named by its number (`chain`).
 2. What was cut off at the end is seen, too, where a head is given: `state.json` remembers how far the history went.
 3. A power cut can leave half a line at the end and nothing else. It is no tampering: it is told and overwritten.
 4. Appending never waits for a verified file: a damaged history is an alarm, and goes on being written. One that the
@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,11 +25,11 @@ from pydantic import Field, ValidationError
 
 from edge_inspect.durable import read_patiently, sync_folder, translated
 from edge_inspect.errors import StorageFailing
+from edge_inspect.update.chain import BEGIN, Link, faults
 from edge_inspect.update.state import HistoryHead, Shadowed
 from edge_wire.fields import Block, Count, Digest, OneLine, UtcTime
 
 FILE_NAME = "history.jsonl"
-BEGIN = "0" * 64
 
 
 class Entry(Block):
@@ -69,6 +69,8 @@ class Checked:
     head: HistoryHead
     broken: tuple[str, ...] = ()
     """What is wrong, by line; empty when every line is as it was written."""
+    doubtful: frozenset[int] = frozenset()
+    """`line` of the entries that may have been changed."""
     torn_bytes: int = 0
     """Half a line at the end, after a power cut."""
 
@@ -84,27 +86,21 @@ def read_history(path: Path, saved: HistoryHead | None = None) -> Checked:
         content = b""
     lines = content.split(b"\n")
     torn = lines.pop()
-    entries, broken, sha = [], [], BEGIN
-    at_saved = BEGIN
+    entries, links = [], []
     for number, line in enumerate(lines, 1):
+        sha256 = hashlib.sha256(line + b"\n").hexdigest()
         try:
             entry = Entry.model_validate_json(line)
         except ValidationError:
-            broken.append(f"line {number}: is no entry")
+            links.append(Link(sha256, None, number))
         else:
             entries.append(entry)
-            if entry.before != sha:
-                broken.append(f"line {number}: does not follow the line before it as that one stands")
-            elif entry.line != number:
-                broken.append(f"line {number}: calls itself line {entry.line}")
-        sha = hashlib.sha256(line + b"\n").hexdigest()
-        if saved is not None and number == saved.lines:
-            at_saved = sha
-    if saved is not None and saved.lines > len(lines):
-        broken.append(f"line {len(lines) + 1}: missing, and {saved.lines - len(lines)} in all at the end")
-    elif saved is not None and at_saved != saved.sha256 and not broken:
-        broken.append(f"line {saved.lines}: is not the line that was written")
-    return Checked(tuple(entries), HistoryHead(lines=len(lines), sha256=sha), tuple(broken), len(torn))
+            links.append(Link(sha256, entry.before, entry.line))
+    found = faults(links, saved.lines, saved.sha256) if saved else faults(links, 0, BEGIN)
+    return Checked(
+        tuple(entries), HistoryHead(lines=len(lines), sha256=links[-1].sha256 if links else BEGIN),
+        tuple(fault.words for fault in found), frozenset(line for fault in found for line in fault.lines), len(torn),
+    )  # fmt: skip
 
 
 class History:
@@ -168,12 +164,12 @@ class History:
                     if new:
                         sync_folder(self.path.parent)
                 except OSError:
-                    self._checked = Checked(self.entries, head, self.broken, _torn_behind(handle, end))
+                    self._checked = replace(self._checked, torn_bytes=_torn_behind(handle, end))
                     raise
             finally:
                 os.close(handle)
         grown = HistoryHead(lines=head.lines + 1, sha256=hashlib.sha256(line).hexdigest())
-        self._checked = Checked((*self.entries, numbered), grown, self.broken)
+        self._checked = replace(self._checked, entries=(*self.entries, numbered), head=grown, torn_bytes=0)
 
 
 def _write_all(handle: int, content: bytes, at: int) -> None:

@@ -107,7 +107,10 @@ def test_a_changed_history_is_named_and_fails(updated: Box, capsys: pytest.Captu
     path = updated.state_dir / FILE_NAME
     path.write_bytes(path.read_bytes().replace(b'"released_by":"anna"', b'"released_by":"eve_"', 1))
     code, out, _ = run(updated, capsys, "history")
-    assert code == 1 and "CHANGED  line 3:" in out and "was changed after it was written" in out
+    assert code == 1 and "CHANGED  line 2: is not the line" in out and "was changed after it was written" in out
+    marked = [line for line in out.splitlines() if line.endswith("  CHANGED?")]
+    assert len(marked) == 2 and "replaced        by tiny 1.1.0" in marked[0] and "tiny 1.1.0" in marked[1]
+    assert json.loads(run(updated, capsys, "history", "--json")[1])["doubtful"] == [2]
 
 
 def test_rollback_without_a_daemon_holds_at_its_next_start(updated: Box, capsys: pytest.CaptureFixture[str]) -> None:
