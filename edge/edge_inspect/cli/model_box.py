@@ -20,6 +20,7 @@ from edge_inspect.errors import BadConfig, BadModel, Refusal
 from edge_inspect.inference.package import DEFAULT_MODEL, ModelPackage, find_model, parse_manifest, shipped_models
 from edge_inspect.update.history import FILE_NAME as HISTORY_NAME
 from edge_inspect.update.history import Checked, read_history
+from edge_inspect.update.lock import insist_on_nobody
 from edge_inspect.update.offers import MOST_BYTES as MOST_OFFER_BYTES
 from edge_inspect.update.revoked import why_revoked
 from edge_inspect.update.state import State, channel_of
@@ -116,8 +117,10 @@ class Place:
             raise Refusal(f"{self.state_dir}: has no folder `{FOLDER}` and no models: {OTHER}")
 
     def open(self) -> Store:
-        """Raises InUse where a daemon runs, Refusal where none with `[update]` ever did."""
+        """Raises InUse where a daemon runs; Refusal where none with `[update]` ever did, or a state cannot be read."""
         self.insist_on_updates()
+        insist_on_nobody(self.folder)
+        self.look()  # nobody but a daemon puts one aside
         return Store.open(self.folder, self.models_dir, self.factory)
 
     def packages(self) -> Iterator[Path]:

@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import time
@@ -27,13 +26,14 @@ from types import TracebackType
 
 import structlog
 
-from edge_inspect.durable import MORE_TRIES, TRY_AGAIN_S, make_folder, sweep, translated, write_durably
-from edge_inspect.errors import BadModel, InUse, StorageFailing, code_of
+from edge_inspect.durable import MORE_TRIES, TRY_AGAIN_S, make_folder, sweep, write_durably
+from edge_inspect.errors import BadModel, StorageFailing, code_of
 from edge_inspect.inference.package import ModelPackage
 from edge_inspect.update.attempts import Attempts
 from edge_inspect.update.clock import utc_now
 from edge_inspect.update.history import FILE_NAME as HISTORY_NAME
 from edge_inspect.update.history import Checked, Entry, History, read_history
+from edge_inspect.update.lock import hold
 from edge_inspect.update.machine import UNCONFIRMED, after_restart, gave_up, lost_its_model
 from edge_inspect.update.record import activated, kept, refused, took_back
 from edge_inspect.update.revoked import why_revoked
@@ -53,7 +53,6 @@ from edge_wire.manifest import MANIFEST_NAME
 log = structlog.get_logger()
 
 FOLDER = "update"
-LOCK_NAME = "lock"
 PACKAGES = "packages"
 
 
@@ -104,14 +103,14 @@ class Store:
         """wait_s: how long to wait for another process to be done. Raises InUse, StorageFailing (not for what merely
         cannot be written)."""
         make_folder(folder)
-        lock = _locked(folder / LOCK_NAME, time.monotonic() + wait_s)
+        lock = hold(folder, wait_s)
         try:
             with contextlib.suppress(StorageFailing):
                 sweep(folder)
             found, quarantined = read_or_put_aside(folder, now())
             history = History(folder / HISTORY_NAME, found.history if found else None)
             state = found or State(since=now())
-            if quarantined:
+            if found is None:  # also where a start ended right after it had put it aside
                 state = _recovered(state, history)
             store = cls(
                 folder, models_dir, factory, state, history, lock=lock, now=now, quarantined=quarantined, on_disk=found
@@ -325,26 +324,6 @@ def look(folder: Path) -> tuple[State | None, Checked]:
     except (OSError, ValueError):
         state = None
     return state, read_history(folder / HISTORY_NAME, state.history if state else None)
-
-
-def _locked(path: Path, until_s: float) -> int:
-    """Holds our process's number, too, for whoever comes second."""
-    with translated(path):
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
-            if time.monotonic() >= until_s:
-                owner = os.pread(lock, 20, 0).decode(errors="replace").strip()
-                os.close(lock)
-                who = f"another process ({owner or '?'})"
-                raise InUse(f"{path}: {who} has it: a daemon that runs, or another command") from err
-        else:
-            with contextlib.suppress(OSError):  # the lock itself is held
-                os.pwrite(lock, f"{os.getpid():<19}\n".encode(), 0)
-            return lock
-        time.sleep(0.05)
 
 
 def _recovered(state: State, history: History) -> State:

@@ -22,7 +22,7 @@ __all__ = ["updated"]
 
 def test_a_state_that_cannot_be_read_is_no_factory_model(updated: Box, capsys: pytest.CaptureFixture[str]) -> None:
     (updated.state_dir / STATE_NAME).write_text("{")
-    for words in (["list"], ["list", "--json"], ["activate", "tiny", "1.2.0"]):
+    for words in (["list"], ["list", "--json"], ["activate", "tiny", "1.2.0"], ["rollback"]):
         code, out, err = run(updated, capsys, *words)
         assert code == 1 and "state.json: cannot be read" in err and "active" not in out and err.count("\n") == 1
     assert not list(updated.state_dir.glob("*.broken-*"))  # nobody but a daemon puts it aside

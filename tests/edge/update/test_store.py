@@ -116,6 +116,14 @@ def test_a_state_that_cannot_be_read_is_put_aside_and_floors_come_back(box: Box,
     assert not box.store.quarantined and len(list(box.state_dir.glob("*.broken-*"))) == 1
 
 
+def test_floors_come_back_though_the_process_ended_right_after_it_put_the_state_aside(box: Box) -> None:
+    updated(box, "c", 7)
+    (box.state_dir / STATE_NAME).write_text("{")
+    Store.open(box.state_dir, box.models_dir, box.factory).close()
+    assert not (box.state_dir / STATE_NAME).exists() and judging(box) == "factory"
+    assert box.store is not None and box.store.state.floors["tiny/stable"].sequence == 7
+
+
 def test_two_processes_cannot_have_it(box: Box) -> None:
     box.start()
     with pytest.raises(InUse, match=rf"another process \({os.getpid()}\)"):
