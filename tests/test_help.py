@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from cloud_inspect.cli import app as cloud_app
+from cloud_inspect.settings import MqttSettings
 from edge_inspect.cli import build_app, fetch, probe
 from edge_inspect.cli.single import single_app
 
@@ -51,3 +52,8 @@ def test_help_prints_every_word_in_brackets(program: str) -> None:
 @pytest.mark.parametrize("program", APPS)
 def test_h_is_help(program: str) -> None:
     assert CliRunner().invoke(APPS[program], ["-h"], env=WIDE).exit_code == 0
+
+
+def test_the_broker_that_is_asked_without_mqtt_is_in_the_help() -> None:
+    shown = CliRunner().invoke(cloud_app, ["release", "announce", "--help"], env=WIDE).output
+    assert f"default: (that of --config, else {MqttSettings().url})" in shown

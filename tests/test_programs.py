@@ -15,8 +15,12 @@ import pytest
 
 from cloud_inspect.cli import output as cloud_output
 from cloud_inspect.cli import run_command as cloud_inspect
+from cloud_inspect.errors import BadRelease
+from cloud_inspect.release.packages import read_package
 from edge_inspect.cli import output as edge_output
 from edge_inspect.cli import run_command as edge_inspect
+from edge_inspect.errors import BadModel
+from edge_inspect.inference.package import ModelPackage
 from edge_inspect.update.store import FOLDER
 from tests.conftest import ROOT
 
@@ -142,3 +146,11 @@ def test_a_family_alone_prints_its_help_and_where_there_is_more(capsys: pytest.C
     printed = capsys.readouterr()
     assert "cloud-inspect release init" in printed.out
     assert printed.err == "cloud-inspect: See `cloud-inspect release --help`.\n"
+
+
+def test_a_package_without_its_manifest_has_one_code_on_both_sides(tmp_path: Path) -> None:
+    with pytest.raises(BadModel) as edge_said:
+        ModelPackage.load(tmp_path)
+    with pytest.raises(BadRelease) as cloud_said:
+        read_package(tmp_path)
+    assert edge_said.value.code == cloud_said.value.code == "manifest-missing"

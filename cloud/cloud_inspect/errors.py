@@ -47,9 +47,13 @@ class BadWeights(CloudError):
 
 
 class BadPackage(CloudError):
-    """A model package that cannot be built from what was given."""
+    """A model package that cannot be built from what was given; `code` is the gate's where that refused a file."""
 
     code = "bad-package"
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(f"{message} [{code}]" if code else message)
+        self.code = code or self.code
 
 
 class TrainingMissing(CloudError):

@@ -170,12 +170,13 @@ def _check_head(model: Path, classes: tuple[str, ...]) -> None:
         raise BadPackage(f"{model}: no such file")
     contract = gated(model)
     if any(isinstance(side, str) for tensor in contract.inputs for side in tensor.shape):
-        raise BadPackage(f"{model}: dynamic axes {list(contract.inputs[0].shape)}; export it static [dynamic-axes]")
+        raise BadPackage(f"{model}: dynamic axes {list(contract.inputs[0].shape)}; export it static", "dynamic-axes")
     shapes = [tensor.shape for tensor in contract.outputs]
     if len(shapes) != 1 or len(shapes[0]) != 3 or (shapes[0][1] != 4 + len(classes) and shapes[0][2] != 6):
         raise BadPackage(
             f"{model}: outputs {[list(shape) for shape in shapes]}; {len(classes)} classes need "
-            f"[1, {4 + len(classes)}, n] or [1, n, 6] [output-shape]"
+            f"[1, {4 + len(classes)}, n] or [1, n, 6]",
+            "output-shape",
         )
 
 

@@ -145,7 +145,7 @@ def gated(path: Path) -> OnnxContract:
     try:
         return inspect(path.read_bytes())
     except BadOnnx as err:
-        raise BadPackage(f"{path}: {err} [{err.code}]") from err
+        raise BadPackage(f"{path}: {err}", err.code) from err
 
 
 def _manifest(
@@ -188,7 +188,7 @@ def _variant(path: Path, contract: OnnxContract, draft: Draft) -> Variant:
     given, result = contract.inputs[0], contract.outputs[0]
     if any(isinstance(side, str) for side in (*given.shape, *result.shape)):
         shapes = f"input {list(given.shape)}, output {list(result.shape)}"
-        raise BadPackage(f"{path}: {shapes}: dynamic axes; export it with a static shape [dynamic-axes]")
+        raise BadPackage(f"{path}: {shapes}: dynamic axes; export it with a static shape", "dynamic-axes")
     layout: Literal["raw", "end2end"] = "end2end" if result.shape[1] != 4 + len(draft.classes) else "raw"
     shapes_of: Any = (given.shape, result.shape)  # their lengths are pydantic's to check
     dtypes: Any = (given.dtype, result.dtype)

@@ -146,9 +146,10 @@ def test_bad_model_is_refused_and_nothing_is_written(
     code: str, change: Callable[[onnx.ModelProto], None], plan: Plan
 ) -> None:
     spoil(plan, change)
-    with pytest.raises((BadPackage, BadRelease), match=rf"\[{code}\]$"):
+    with pytest.raises((BadPackage, BadRelease), match=rf"\[{code}\]$") as refused:
         build(plan)
     assert not plan.out.parent.exists() or not list(plan.out.parent.iterdir())
+    assert refused.value.code == code
 
 
 @pytest.mark.parametrize(
