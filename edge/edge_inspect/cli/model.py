@@ -12,7 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_inspect.cli.folded import page_console, print_folded
-from edge_inspect.cli.model_box import ConfigFile, StateDir, digest_of_factory, folder_meant, place, roles, waiting
+from edge_inspect.cli.model_box import (
+    OTHER,
+    ConfigFile,
+    Place,
+    StateDir,
+    digest_of_factory,
+    folder_meant,
+    place,
+    roles,
+    waiting,
+)
 from edge_inspect.cli.model_change import activate, rollback
 from edge_inspect.cli.model_history import history
 from edge_inspect.cli.model_import import import_model
@@ -62,11 +72,13 @@ def list_models(state: StateDir = None, config: ConfigFile = None, json: AsJson 
     box = place(state, config)
     if state is not None:
         box.insist_on_models()
-    told, _ = box.look()
+    told, checked = box.look()
+    names = {entry.digest: (entry.name, entry.version) for entry in checked.entries}
+    names |= {known.digest: (known.name, known.version) for known in (told.known if told else ())}
     factory, offered = digest_of_factory(box), waiting(box, told)
     models = []
     for folder in dict.fromkeys([*box.packages(), box.factory, *shipped_models()]):
-        models.append(_listed(folder, told, factory, offered))
+        models.append(_listed(folder, told, factory, offered, names))
     models = list({found["digest"]: found for found in reversed(models)}.values())[::-1]
     here = {found["digest"] for found in models}
     gone = [known for known in (told.known if told else ()) if known.digest not in here]
@@ -74,11 +86,20 @@ def list_models(state: StateDir = None, config: ConfigFile = None, json: AsJson 
         was = {"name": known.name, "version": known.version, "digest": known.digest, "classes": [], "variants": []}
         is_now = [role for role in roles(told, factory, known.digest, offered) if role not in ("offered", "unused")]
         models.append({**was, "dir": None, "roles": [*is_now, "not here any more"]})
+    if not box.says_what_judges():
+        models = [{**found, "roles": [role for role in found["roles"] if role != "active"]} for found in models]
     console = page_console(stderr=json)
-    for line, at in _lines(models):
+    for line, at in [*_lines(models), (_whose(box), 4)]:
         print_folded(console, line, at)
     if json:
-        emit({"models": models, "stage": told.stage.value if told else None})
+        stage = told.stage.value if told else None
+        emit({"models": models, "stage": stage, "state_dir": str(box.state_dir)})
+
+
+def _whose(box: Place) -> Text:
+    if box.says_what_judges():
+        return Text(f"of {box.state_dir}", "dim")
+    return Text(f"{box.state_dir}: {OTHER}", "yellow")
 
 
 def _lines(models: list[dict[str, Any]]) -> Iterator[tuple[Text, int]]:
@@ -94,13 +115,16 @@ def _lines(models: list[dict[str, Any]]) -> Iterator[tuple[Text, int]]:
             yield Text(f"    {', '.join(found['classes'])}; {variants}", "dim"), 4
 
 
-def _listed(folder: Path, told: State | None, factory: str, offered: set[str]) -> dict[str, Any]:
-    """A damaged package is listed, too: by its folder's name."""
+def _listed(
+    folder: Path, told: State | None, factory: str, offered: set[str], names: dict[str, tuple[str, str]]
+) -> dict[str, Any]:
+    """A damaged package is listed, too: by its folder's name, as what was known under it."""
     try:
         found = _short(ModelPackage.load(folder))
     except BadModel as err:
         digest = f"sha256:{folder.name}"
-        found = {"name": "?", "version": "?", "digest": digest, "classes": [], "variants": []}
+        name, version = names.get(digest, ("?", "?"))
+        found = {"name": name, "version": version, "digest": digest, "classes": [], "variants": []}
         is_now = [role for role in roles(told, factory, digest, offered) if role not in ("offered", "unused")]
         return {**found, "dir": str(folder), "roles": [*is_now, f"damaged: {err.code}"]}
     is_now = roles(told, factory, found["digest"], offered)

@@ -116,6 +116,10 @@ class Place:
         if not _is_folder(self.folder) and not _is_folder(self.models_dir):
             raise Refusal(f"{self.state_dir}: has no folder `{FOLDER}` and no models: {OTHER}")
 
+    def says_what_judges(self) -> bool:
+        """Whether a daemon with `[update]` ran here, or the configuration has none: its `[model]` is what judges."""
+        return _is_folder(self.folder) or (self.config is not None and self.config.update is None)
+
     def open(self) -> Store:
         """Raises InUse where a daemon runs; Refusal where none with `[update]` ever did, or a state cannot be read."""
         self.insist_on_updates()

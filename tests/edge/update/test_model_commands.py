@@ -66,6 +66,7 @@ def test_a_damaged_package_is_listed_as_such(updated: Box, capsys: pytest.Captur
     _, out, _ = run(updated, capsys, "list", "--json")
     damaged = next(m for m in json.loads(out)["models"] if m["digest"] == updated.digests["c"])
     assert any(role.startswith("damaged: ") for role in damaged["roles"])
+    assert (damaged["name"], damaged["version"]) == ("tiny", "1.2.0")  # the history knows
 
 
 def test_what_was_here_once_is_listed_too(updated: Box, capsys: pytest.CaptureFixture[str]) -> None:

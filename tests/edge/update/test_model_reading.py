@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_inspect.cli import run_command
+from edge_inspect.cli import model_box, run_command
 from edge_inspect.inference.package import ModelPackage, find_model
 from edge_inspect.update.shadow import ShadowReport
 from edge_inspect.update.state_file import STATE_NAME
@@ -107,6 +107,23 @@ def test_show_says_how_accurate_and_in_which_unit(
     for words in ("mAP50 0.912", "3 of 120 pictures with a defect missed (escapes)", "2 of 300 without", "257.5 ms",
                   "300.0 MB"):  # fmt: skip
         assert words in out, (words, out)
+
+
+def test_list_claims_nothing_where_no_daemon_ran_and_says_whose_models_it_shows(
+    updated: Box, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"of {updated.state_dir.parent}" in run(updated, capsys, "list")[1]
+    nowhere = tmp_path / "nowhere"
+    monkeypatch.setenv("STATE_DIRECTORY", str(nowhere))
+    monkeypatch.setattr(model_box, "SERVICE_CONFIG", tmp_path / "none.toml")
+    monkeypatch.setattr(model_box, "SERVICE_STATE_DIR", tmp_path / "none")
+    capsys.readouterr()
+    assert run_command(["model", "list"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"{nowhere}: no daemon with `[update]` has run" in out and "factory" in out and "active" not in out
+    assert run_command(["model", "list", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["state_dir"] == str(nowhere) and ["factory"] in [model["roles"] for model in said["models"]]
 
 
 def test_without_a_name_it_is_the_model_that_judges_here(updated: Box, capsys: pytest.CaptureFixture[str]) -> None:
