@@ -63,6 +63,8 @@ def serve(
 
     Example: cloud-inspect release serve /srv/models --host 0.0.0.0 --resign --online-key ~/keys/online
     """
+    if online_key and not resign_:
+        raise typer.BadParameter("--online-key: signs nothing without --resign; give both or neither")
     store, waiting = open_places(str(folder), None)
     from cloud_inspect.release.changes import Change
     from cloud_inspect.release.publish import keep_signed

@@ -187,6 +187,12 @@ def test_one_online_key_of_two_does_not_keep_a_repository_signed(place: Path) ->
     assert "--online-key" in line_of("serve", plant.url, "--resign")
 
 
+def test_server_given_keys_that_it_would_not_use_does_not_start(place: Path) -> None:
+    plant = Plant(place)
+    result = CliRunner().invoke(app, ["release", "serve", plant.url, "--port", "0", "--online-key", "keys/online"])
+    assert result.exit_code == 2 and "signs nothing without --resign" in result.stderr
+
+
 def test_revocation_reads_like_one(place: Path) -> None:
     plant = Plant(place)
     plant.release("1.0.0")
