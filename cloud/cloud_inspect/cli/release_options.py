@@ -61,7 +61,8 @@ TrustedRoot = Annotated[
 def trusted_root(root: Path | None, references: Sequence[str]) -> bytes | None:
     """What the repository must prove itself by before anything is signed on top of it. Raises BadRelease.
 
-    A repository that somebody made up could otherwise get honest signatures.
+    A repository that somebody made up could otherwise get honest signatures; with nothing to prove itself by, that is
+    said on stderr.
     """
     from tuf.api.metadata import Root
 
@@ -72,6 +73,9 @@ def trusted_root(root: Path | None, references: Sequence[str]) -> bytes | None:
     near = [folder / "root.json" for one in places for folder in (one, one.parent, one.parent.parent)]
     chosen = root or next((one for one in near if is_file(str(one))), None)
     if chosen is None:
+        if references:
+            where = ", ".join(map(str, places)) or "a token"
+            warn([f"no root.json beside {where}, no --root: nothing shows whose repository this is"])
         return None
     try:
         content = chosen.read_bytes()

@@ -193,6 +193,19 @@ def test_server_given_keys_that_it_would_not_use_does_not_start(place: Path) -> 
     assert result.exit_code == 2 and "signs nothing without --resign" in result.stderr
 
 
+def test_key_without_a_root_beside_it_signs_with_one_warning(place: Path) -> None:
+    plant = Plant(place)
+    alone = place / "far/away" / f"{ROLE}-1.pem"
+    alone.parent.mkdir(parents=True)
+    (place / f"keys/{ROLE}-1.pem").rename(alone)
+    sign = ("release", "sign", plant.url, "--product", PRODUCT, "--renew", "--key", str(alone))
+    warned = CliRunner().invoke(app, sign).stderr
+    assert warned == f"warning: no root.json beside {alone}, no --root: nothing shows whose repository this is\n"
+    discard = ("release", "sign", plant.url, "--discard")
+    assert CliRunner().invoke(app, discard).stderr == ""
+    assert CliRunner().invoke(app, [*sign, "--root", "keys/root.json"]).stderr == ""
+
+
 def test_revocation_reads_like_one(place: Path) -> None:
     plant = Plant(place)
     plant.release("1.0.0")
