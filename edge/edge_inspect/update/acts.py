@@ -87,6 +87,8 @@ class Acts:
         self._look_s = look_s
         self._clock_s = clock_s
         self._next_rehash_s = clock_s() + REHASH_S
+        self._untidy = True
+        """Something may lie here that nobody needs: left by another process, or by a disk that did not let it go."""
         self._wishes = Wishes(Desk(store.folder), source, looks, pulse, box)
 
     def table(self) -> dict[Stage, Act]:
@@ -150,6 +152,7 @@ class Acts:
 
     def _consider(self, state: State, rollout: Rollout | None) -> Result:
         if rollout is None:
+            self._tidy_if_it_goes()
             return Result(Outcome.NOTHING)
         active, last = self._live.active(), self._store.history.last("activated")
         runs = Version(last.name, last.version) if last is not None and last.digest == active else None
@@ -157,7 +160,16 @@ class Acts:
         if result.outcome is Outcome.DONE and state.active in rollout.revoked:
             self._looks.at_once()  # what is revoked goes first; then the one that is to come is tried
             return Result(Outcome.NOTHING, seen=rollout)
+        if result.outcome is Outcome.NOTHING:
+            self._tidy_if_it_goes()
         return result
+
+    def _tidy_if_it_goes(self) -> None:
+        """No alarm for what merely takes room: it is tried again, at the latest when the next model is kept."""
+        try:
+            self._tidy()
+        except StorageFailing as err:
+            log.warning("what nobody needs could not be removed", why=str(err))
 
     def _verify(self, state: State) -> Result:
         candidate = _candidate(state)
@@ -248,8 +260,15 @@ class Acts:
         self._live.end_trial()
         if state.candidate is not None and state.candidate.model.digest == state.active:
             self._store.note_kept(self._store.package(state.active))
-        self._source.tidy(self._store.wanted())
+        self._untidy = True
+        self._tidy()
         return Result(Outcome.DONE)
+
+    def _tidy(self) -> None:
+        """What nobody needs goes, if any is left. Raises StorageFailing; then it is asked for again after a look."""
+        if self._untidy:
+            self._source.tidy(self._store.wanted())
+            self._untidy = False
 
     def _revert(self, state: State) -> Result:
         self._live.stop_shadow()

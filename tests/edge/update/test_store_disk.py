@@ -16,6 +16,7 @@ from edge_inspect.durable import MORE_TRIES
 from edge_inspect.errors import StorageFailing
 from edge_inspect.update import store as store_module
 from edge_inspect.update.history import FILE_NAME, History, read_history
+from edge_inspect.update.stages import Stage
 from edge_inspect.update.store import STATE_NAME, look
 from tests.edge.update.box import Box, history_of, judging, lines_of, updated
 
@@ -110,6 +111,21 @@ def _unreadable(monkeypatch: pytest.MonkeyPatch, times: int, name: str = STATE_N
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", failing)
+
+
+def test_what_a_disk_did_not_let_go_goes_after_the_next_look_and_once(box: Box) -> None:
+    def stuck() -> None:
+        raise StorageFailing("packages: Input/output error")
+
+    box.faults.by_stage[Stage.KEEP] = [stuck]
+    box.release("b")
+    box.run()
+    assert box.updater is not None and not box.source.tidied
+    for _ in range(2):
+        box.source.is_news = True
+        while box.source.is_news or box.updater.block().stage != "idle":
+            box.updater.step()
+        assert box.source.tidied == [{box.digests["b"]}]
 
 
 @pytest.mark.parametrize("call", ["fstat", "ftruncate", "pwrite", "fsync", "folder"])
