@@ -9,8 +9,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +24,7 @@ from cloud_inspect.errors import BadKey, BadRelease
 from cloud_inspect.release.keys import kept_if_used, make_key, open_signer, read_public, refuse_existing
 from cloud_inspect.release.layout import ONLINE_ROLES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, product_role
 from cloud_inspect.release.roles import RoleKeys, create, refuse_impossible, refuse_occupied
-from cloud_inspect.release.store import Folder, Store, make_folder
+from cloud_inspect.release.store import LOCK, Folder, Store, make_folder
 from edge_wire.release import ProductName
 
 _THRESHOLD = re.compile(r"(?:([a-z0-9-]+)=)?([1-9]\d?)(?:/([1-9]\d?))?")
@@ -60,6 +62,8 @@ def found(
     Raises BadRelease, BadKey, StoreGone.
     """
     roles = [ROOT, TARGETS, SNAPSHOT, TIMESTAMP, *(product_role(checked_product(one)) for one in products)]
+    if twice := [one for number, one in enumerate(products) if one in products[:number]]:
+        raise BadRelease("product-exists", f"product {twice[0]}: is named twice")
     for role in {*(thresholds or {}), *(given or {})} - set(roles):
         raise BadRelease("unknown-role", f"role {role}: allowed: {', '.join(roles)}")
     if isinstance(store, Folder) and folder.resolve().is_relative_to(store.path.resolve()):
@@ -70,13 +74,29 @@ def found(
         refuse_impossible(role, count, threshold)
         for file in key_files(folder, role, count):
             refuse_existing(file, f"--key {role}=")
-    with store.lock():  # it can be written to
-        pass
     files = [file for role, (_, count) in wanted.items() for file in key_files(folder, role, count)]
-    with kept_if_used(files):
+    with _empty_if_failed(store), kept_if_used(files):
+        with store.lock():  # it can be written to
+            pass
         references, root = _begin(store, folder, roles, now, thresholds or {}, given or {}, secrets)
     Folder(folder).write("root.json", root)
     return Founded(folder / "root.json", references)
+
+
+@contextmanager
+def _empty_if_failed(store: Store) -> Iterator[None]:
+    """A folder that was made for the repository goes again with its lock; one that was there stays."""
+    path = store.path if isinstance(store, Folder) else None
+    made = [] if path is None else [one for one in (path, *path.parents) if not os.path.lexists(one)]
+    try:
+        yield
+    except BaseException:
+        if path in made:
+            with suppress(OSError):
+                (path / LOCK).unlink(missing_ok=True)
+                for one in made:
+                    one.rmdir()
+        raise
 
 
 def _begin(

@@ -75,13 +75,13 @@ def publish(
     Raises BadRelease (`nothing-staged`, `threshold`, `expired`, ... or what `refuse_bad_change` says), StoreGone.
     """
     staging = Staging(staged)
+    _refuse_nothing(staging, only)  # before a lock makes a folder of a mistyped name
     with store.lock(), staged.lock():
         state = load(store, trusted_root, staging.root())
         _refuse_copy(store, state)
         draft = Draft(state, signers, now)
         roles = staging.overlay(draft, only)
-        if not roles:
-            raise BadRelease("nothing-staged", f"{staged.url}: nothing{f' of {only}' if only else ''} waits there")
+        _refuse_nothing(staging, only)
         refuse_bad_change(draft, staged, store)
         _refuse_unsigned(draft, draft.changed, old_keys_lost)
         _refuse_torn(draft)
@@ -229,6 +229,12 @@ def _refuse_unsigned(draft: Draft, roles: Iterable[str], old_keys_lost: bool) ->
         if role in draft.changed:
             for line in draft.missing(role, old_keys=role == ROOT or not old_keys_lost):
                 raise BadRelease("threshold", line)
+
+
+def _refuse_nothing(staging: Staging, only: str | None) -> None:
+    if not [role for role in staging.roles() if only in (None, role)]:
+        where = staging.store.url
+        raise BadRelease("nothing-staged", f"{where}: nothing{f' of {only}' if only else ''} waits there")
 
 
 def _refuse_copy(store: Store, state: State) -> None:

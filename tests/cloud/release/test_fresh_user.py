@@ -137,6 +137,25 @@ def test_failed_founding_takes_its_keys_and_metadata_away_again(place: Path, mon
     assert run("init", "repo", "--keys", "new/keys", "--product", PRODUCT)["exit"] == 0
 
 
+def test_founding_that_fails_leaves_no_folder_where_none_was(place: Path) -> None:
+    init = ("init", "new/repo", "--keys", "keys", "--product", PRODUCT)
+    assert line_of(*init, "--key", "root=nope.pem").endswith("[key-missing]")
+    assert line_of(*init, "--product", PRODUCT) == f"product {PRODUCT}: is named twice [product-exists]"
+    assert list(place.iterdir()) == []
+    (place / "new/repo").mkdir(parents=True)
+    assert line_of(*init, "--key", "root=nope.pem").endswith("[key-missing]")
+    assert (place / "new/repo").is_dir(), "was there before this command"
+
+
+def test_mistyped_place_of_changes_is_not_made(place: Path) -> None:
+    plant = Plant(place)
+    plant.sign("1.0.0")
+    publish = ("publish", plant.url, "--online-key", "keys/online", "--staged")
+    assert line_of(*publish, "wrong/staged") == "wrong/staged: nothing waits there [nothing-staged]"
+    assert not (place / "wrong").exists()
+    assert run(*publish, f"{plant.url}/staged")["roles"]
+
+
 def test_failed_rotation_can_be_repeated(place: Path) -> None:
     plant = Plant(place)
     rotate = ("rotate-keys", plant.url, "--role", "root", "--new", "keys/root-2.pem", "--remove", "root-1", "--key")
