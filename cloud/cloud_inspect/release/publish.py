@@ -228,7 +228,9 @@ def _refuse_unsigned(draft: Draft, roles: Iterable[str], old_keys_lost: bool) ->
     for role in roles:
         if role in draft.changed:
             for line in draft.missing(role, old_keys=role == ROOT or not old_keys_lost):
-                raise BadRelease("threshold", line)
+                only_old = role != ROOT and not list(draft.missing(role, old_keys=False))
+                cure = "; its old keys do not sign: if they are lost, --old-keys-lost" if only_old else ""
+                raise BadRelease("threshold", f"{line}{cure}")
 
 
 def _refuse_nothing(staging: Staging, only: str | None) -> None:
