@@ -109,6 +109,7 @@ def build(plan: Plan, step: Step | None = None) -> Built:
     _check_head(plan.model, classes)
     reference = read_reference(plan.than, classes) if plan.than else None
     thresholds = _thresholds(plan, classes, reference)
+    _refuse_missing(plan, dataset)
     with tempfile.TemporaryDirectory(prefix="release-build-") as work:
         source = Path(shutil.copyfile(plan.model, Path(work) / "model.onnx"))
         looks = look(source, dataset.val, step)
@@ -156,6 +157,14 @@ def _check_name(plan: Plan) -> None:
             TypeAdapter(kind).validate_python(value)
         except ValidationError as err:
             raise BadPackage(f"--{key} {value!r}: {allowed(key, err.errors(include_url=False)[0])}") from err
+
+
+def _refuse_missing(plan: Plan, dataset: Dataset) -> None:
+    """Files that go into the package at its end: before hours of judging."""
+    for path in plan.extra:
+        if not path.is_file():
+            raise BadPackage(f"{path}: no such file", "file-missing")
+    _golden_samples(plan, dataset)
 
 
 def _classes(plan: Plan, dataset: Dataset) -> tuple[str, ...]:
@@ -253,6 +262,14 @@ def _golden(
         return [_named(dataset.val[number], place) for place, number in enumerate(numbers)], kept, left
 
 
+def _golden_samples(plan: Plan, dataset: Dataset) -> list[Sample]:
+    by_path = {sample.picture.resolve(): sample for sample in (*dataset.val, *dataset.train)}
+    for path in plan.golden:
+        if path.resolve() not in by_path:
+            raise BadRelease("golden-unlabelled", f"{path}: not a picture of the data set: no labels")
+    return [by_path[path.resolve()] for path in plan.golden]
+
+
 def _given_golden(
     plan: Plan,
     model: Path,
@@ -261,12 +278,7 @@ def _given_golden(
     thresholds: Mapping[str, float],
     step: Step,
 ) -> list[Picture]:
-    by_path = {sample.picture.resolve(): sample for sample in (*dataset.val, *dataset.train)}
-    samples = []
-    for path in plan.golden:
-        if path.resolve() not in by_path:
-            raise BadRelease("golden-unlabelled", f"{path}: not a picture of the data set: no labels")
-        samples.append(by_path[path.resolve()])
+    samples = _golden_samples(plan, dataset)
     looks = look(model, samples, step)
     least = np.array([thresholds[name] for name in classes])
     for sample, found, (truth, _) in zip(samples, looks.found, looks.truth, strict=True):

@@ -198,6 +198,16 @@ def test_given_golden_picture_must_agree_with_its_labels(plan: Plan, tmp_path: P
     assert refusal.value.code == "golden-unlabelled"
 
 
+@pytest.mark.parametrize(("option", "code"), [("extra", "file-missing"), ("golden", "golden-unlabelled")])
+def test_file_that_is_not_there_is_said_before_a_picture_is_judged(
+    plan: Plan, tmp_path: Path, option: str, code: str
+) -> None:
+    steps: list[str] = []
+    with pytest.raises((BadPackage, BadRelease), match=r"nope\.md: ") as refusal:
+        build(changed(plan, tmp_path, **{option: (tmp_path / "nope.md",)}), lambda what, done, of: steps.append(what))
+    assert refusal.value.code == code and steps == []
+
+
 def test_set_without_good_pictures_cannot_be_built_from(plan: Plan, data: Path) -> None:
     for picture in (data.parent / "images/val").glob("good-*"):
         picture.unlink()
