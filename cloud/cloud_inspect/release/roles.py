@@ -126,7 +126,7 @@ def rotate(
 ) -> Signed:
     """Stage other keys or another threshold for a role; `own`: the new keys, where they have something to sign.
 
-    Raises BadRelease (`unknown-role`), BadKey (`unknown-key`, `key-not-of-role`).
+    Raises BadRelease (`unknown-role`, `same-keys`), BadKey (`unknown-key`, `key-not-of-role`).
     """
     with change.staging.store.lock():
         state = change.state()
@@ -171,7 +171,9 @@ def _delegate(targets: Targets, role: str, keys: RoleKeys) -> None:
 
 
 def _exchange(delegator: Root | Targets, role: str, exchange: Exchange) -> None:
-    present = {one: delegator.get_key(one) for one in delegator.get_delegated_role(role).keyids}
+    before = delegator.get_delegated_role(role)
+    keyids, threshold = set(before.keyids), before.threshold
+    present = {one: delegator.get_key(one) for one in keyids}
     for wanted in exchange.remove:
         delegator.revoke_key(_find(present, role, wanted), role)
     for key in exchange.add:
@@ -180,6 +182,8 @@ def _exchange(delegator: Root | Targets, role: str, exchange: Exchange) -> None:
     if exchange.threshold is not None:
         found.threshold = exchange.threshold
     refuse_impossible(role, len(found.keyids), found.threshold)
+    if (set(found.keyids), found.threshold) == (keyids, threshold):
+        raise BadRelease("same-keys", f"{role}: these are its keys already, threshold {threshold}: nothing would change")
 
 
 def _find(present: dict[str, Key], role: str, wanted: str) -> str:

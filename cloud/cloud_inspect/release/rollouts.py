@@ -171,6 +171,8 @@ def refuse_unfit(product: str, wish: Wish, model: ReleasedModel, targets: Target
         return
     if before.model == model and not wish.again:
         would = differences(before, before.model_copy(update={name: getattr(wish, name) for name in _HOW}))
+        for name, was, now in (("reason", before.reason, wish.reason), ("by", before.released_by, wish.released_by)):
+            would += [f"{name} {was!r} -> {now!r}"] if was != now else []
         raise BadRelease(
             "same-release",
             f"{wish.channel} is at {model.name} {model.version} already (sequence {before.sequence}); "

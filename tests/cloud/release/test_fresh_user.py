@@ -95,6 +95,15 @@ def test_release_that_a_channel_is_at_already_is_not_replaced_in_silence(place: 
     assert run(*again, "--again")["rollouts"][0]["sequence"] == 2
 
 
+def test_other_reason_and_releaser_are_said_to_change(place: Path) -> None:
+    plant = Plant(place)
+    plant.release("1.0.0", reason="first")
+    again = ("sign", plant.url, plant.package("1.0.0"), "--product", PRODUCT, "--key", f"keys/{ROLE}-1.pem")
+    line = line_of(*again, "--reason", "a\nb", "--released-by", "bert")
+    assert "; this changes: reason 'first' -> 'a\\nb', by 'anna' -> 'bert'; to do it: --again" in line
+    assert "nothing would change but the sequence" in line_of(*again, "--reason", "first", "--released-by", "anna")
+
+
 def test_list_shows_limits_of_its_own_and_the_reason(place: Path) -> None:
     plant = Plant(place)
     assert told("list", plant.url).startswith("metal-plate: nothing is released yet; expires 20")
@@ -167,6 +176,17 @@ def test_failed_rotation_can_be_repeated(place: Path) -> None:
     assert told("sign", plant.url, "--discard") == f"nothing was staged in {plant.url}/staged\n"
     assert "to use it: --add keys/root-2.pem" in line_of(*rotate, "keys/root-1.pem")
     assert (place / "keys/root-2.pem").exists(), "was there before this command"
+
+
+@pytest.mark.parametrize("role", ["root", "targets", "timestamp", ROLE])
+def test_rotation_to_the_keys_that_are_there_stages_nothing(place: Path, role: str) -> None:
+    plant = Plant(place)
+    folder = "keys/online" if role == "timestamp" else "keys"
+    rotate = ("rotate-keys", plant.url, "--role", role, "--key", "keys")
+    for given in ((), ("--threshold", "1"), ("--add", f"{folder}/{role}-1.pub")):
+        line = line_of(*rotate, *given)
+        assert line == f"{role}: these are its keys already, threshold 1: nothing would change [same-keys]"
+    assert plant.staged.names("metadata") == []
 
 
 def test_product_that_is_there_is_said_before_its_keys_are(place: Path) -> None:
