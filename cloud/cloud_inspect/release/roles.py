@@ -183,7 +183,7 @@ def _exchange(delegator: Root | Targets, role: str, exchange: Exchange) -> None:
         found.threshold = exchange.threshold
     refuse_impossible(role, len(found.keyids), found.threshold)
     if (set(found.keyids), found.threshold) == (keyids, threshold):
-        raise BadRelease("same-keys", f"{role}: these are its keys already, threshold {threshold}: nothing would change")
+        raise BadRelease("same-keys", f"{role}: nothing would change: these are its keys, threshold {threshold}")
 
 
 def _find(present: dict[str, Key], role: str, wanted: str) -> str:

@@ -185,7 +185,7 @@ def test_rotation_to_the_keys_that_are_there_stages_nothing(place: Path, role: s
     rotate = ("rotate-keys", plant.url, "--role", role, "--key", "keys")
     for given in ((), ("--threshold", "1"), ("--add", f"{folder}/{role}-1.pub")):
         line = line_of(*rotate, *given)
-        assert line == f"{role}: these are its keys already, threshold 1: nothing would change [same-keys]"
+        assert line == f"{role}: nothing would change: these are its keys, threshold 1 [same-keys]"
     assert plant.staged.names("metadata") == []
 
 
